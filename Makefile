@@ -1,0 +1,34 @@
+# Every verb sets up what it needs first: .venv in this folder and the base model in the cache (scripts/setup.sh).
+
+PY := .venv/bin/python
+# More arguments for pytest or the benchmarks: make test ARGS="-k ratio", make bench ARGS="--only length"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format typecheck bench
+
+help: ## show these lines
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv and fetch the base model; quick when both are there
+	@scripts/setup.sh
+
+demo: setup ## compress a real document and answer questions from its latents
+	@$(PY) -m latentpress.demo
+
+test: setup lint typecheck ## lint, types and all tests
+	$(PY) -m pytest $(ARGS)
+
+lint: setup ## check style and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: setup ## mend style and format
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+typecheck: setup ## check types (mypy, strict)
+	$(PY) -m mypy
+
+bench: setup ## measure speed and memory, each beside its floor
+	$(PY) -m benchmarks.run $(ARGS)

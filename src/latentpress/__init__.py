@@ -1,0 +1,69 @@
+"""latentpress: presses a long context into a few latents that a decoder language model reads in place of the text.
+
+    import latentpress
+    press = latentpress.load("semidynamic-smollm2-135m")
+    latents = press.compress(document)
+    press.ask(latents, "Who signed the treaty?")
+
+Names that need torch are imported when they are first used, so that `import latentpress` stays fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from latentpress.errors import (
+    BaseModelError,
+    ContextTooLongError,
+    DataError,
+    InputError,
+    LatentpressError,
+    LatentsError,
+    PressError,
+    RatioError,
+    TrainingError,
+)
+
+if TYPE_CHECKING:
+    from latentpress.latents import EmbeddingLatents
+    from latentpress.press import Press, Session, load, shipped_presses
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BaseModelError",
+    "ContextTooLongError",
+    "DataError",
+    "EmbeddingLatents",
+    "InputError",
+    "LatentpressError",
+    "LatentsError",
+    "Press",
+    "PressError",
+    "RatioError",
+    "Session",
+    "TrainingError",
+    "__version__",
+    "load",
+    "shipped_presses",
+]
+
+_HOME_OF = {
+    "EmbeddingLatents": "latentpress.latents",
+    "Press": "latentpress.press",
+    "Session": "latentpress.press",
+    "load": "latentpress.press",
+    "shipped_presses": "latentpress.press",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Imports a public name at its first use (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,205 @@
+"""Any Hugging Face causal LM as encoder and as decoder.
+
+One set of frozen base weights carries several module trees: the plain model, the encoder (its first layers, with an adapter) and the
+decoder (with another). The trees are separate modules over the same Parameters, so a training step moves both adapters and no call
+switches anything. Every pass goes through packed rows with an explicit mask (`latentpress.attention`).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from latentpress.attention import PACKED, Layout
+from latentpress.errors import BaseModelError
+from latentpress.lora import LoraSettings, add_lora
+
+# RMSNorm classes that compute weight * x / rms(x), with no offset on the weight.
+_PLAIN_RMS_NORMS = {"LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "MistralRMSNorm"}
+
+
+class _RmsNorm(torch.autograd.Function):
+    """`w * x / sqrt(mean(x^2) + eps)` of a frozen weight, in four passes over memory instead of nine."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
+        normed = x * inverse
+        ctx.save_for_backward(normed, weight, inverse)
+        return normed * weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        normed, weight, inverse = ctx.saved_tensors
+        d_normed = grads[0] * weight
+        along = torch.linalg.vecdot(d_normed, normed).unsqueeze(-1).div_(normed.shape[-1])
+        return torch.addcmul(d_normed, normed, along, value=-1).mul_(inverse), None, None
+
+
+class FusedRmsNorm(nn.Module):
+    """Stands in for a model's RMSNorm, sharing its frozen weight."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.weight = norm.weight
+        self.variance_epsilon = float(norm.variance_epsilon)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., D]` -> `[..., D]`."""
+        result: Tensor = _RmsNorm.apply(x, self.weight, self.variance_epsilon)
+        return result
+
+
+def _share(module: nn.Module) -> Any:
+    """Copies a module tree whose Parameters and buffers stay the same tensors."""
+    kept = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(t): t for t in kept})
+
+
+class Backbone(nn.Module):
+    """One module tree over the base weights: `[1, N, D]` embeddings in, hidden states out.
+
+    Args:
+        model: the causal LM whose Parameters are shared.
+        layers: use only the first so many layers, all if None.
+        lora: adapter of every linear layer, none if None.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, layers: int | None = None, lora: LoraSettings | None = None) -> None:
+        super().__init__()
+        body = _share(model.get_decoder())
+        total = len(body.layers)
+        if layers is not None and not 1 <= layers <= total:
+            raise BaseModelError(f"encoder_layers={layers} does not fit a base model of {total} layers; choose 1 to {total}")
+        if layers is not None:
+            body.layers = body.layers[:layers]
+        for name, layer in list(body.named_modules()):
+            if type(layer).__name__ in _PLAIN_RMS_NORMS:
+                parent, _, leaf = name.rpartition(".")
+                setattr(body.get_submodule(parent), leaf, FusedRmsNorm(layer))
+        if lora is not None:
+            add_lora(body.layers, lora)
+        body.config = copy.copy(body.config)
+        body.config._attn_implementation = PACKED
+        for layer in body.modules():
+            if isinstance(getattr(layer, "config", None), type(body.config)):
+                layer.config = body.config
+        self.body = body
+        object.__setattr__(self, "_head", model.get_output_embeddings())
+        self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        self.width: int = model.config.hidden_size
+        self.depth = len(body.layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the base weights, and of the activations."""
+        return self.body.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base weights lie."""
+        return self.body.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids `[N]` -> input embeddings `[N, D]`."""
+        result: Tensor = self.body.get_input_embeddings()(ids)
+        return result
+
+    def forward(self, embeddings: Tensor, layout: Layout) -> Tensor:
+        """Runs a packed row.
+
+        Args:
+            embeddings: `[N, D]` input embeddings.
+            layout: sequences, positions and visibility of the row.
+
+        Returns:
+            `[N, D]` states after the final norm.
+        """
+        output = self.body(inputs_embeds=embeddings[None], position_ids=layout.positions[None], use_cache=False, layout=layout)
+        states: Tensor = output.last_hidden_state[0]
+        return states
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Final states `[N, D]` -> float32 logits `[N, V]`."""
+        logits: Tensor = self._head(states).float()
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Base:
+    """A loaded base model: its weights once, its tokenizer, and its identity."""
+
+    model: PreTrainedModel
+    """The frozen causal LM; its module tree is never changed."""
+    tokenizer: PreTrainedTokenizerBase
+    """Its fast tokenizer."""
+    id: str
+    """Name or hub id it was asked for by."""
+    fingerprint: str
+    """SHA-256 over the architecture and a sample of every weight, hex."""
+
+    @property
+    def width(self) -> int:
+        """Width D of its hidden states and embeddings."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def max_positions(self) -> int:
+        """Positions the model was made for."""
+        return int(self.model.config.max_position_embeddings)
+
+
+def load_base(folder: Path, *, id: str, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Base:
+    """Loads a base model from a folder of safetensors, frozen.
+
+    Raises:
+        BaseModelError: the folder cannot be read, or its tokenizer is not a fast one.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"base model {id!r} in {folder} cannot be loaded: {error}; remove the folder and fetch it again") from error
+    if not tokenizer.is_fast:
+        raise BaseModelError(f"base model {id!r} has no fast tokenizer; character spans need one (install its tokenizer.json)")
+    return wrap_base(model, tokenizer, id=id, fingerprint=fingerprint(folder), device=device)
+
+
+def wrap_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, id: str, fingerprint: str, device: str = "cpu") -> Base:
+    """Makes a base of a model already in memory; freezes it and puts it in evaluation mode."""
+    model.eval().requires_grad_(False)
+    return Base(model=model.to(device), tokenizer=tokenizer, id=id, fingerprint=fingerprint)  # type: ignore[arg-type]
+
+
+def fingerprint(folder: Path) -> str:
+    """Identity of a base model: names, shapes, and a strided sample of the values of all its weights, and its architecture's sizes.
+
+    Does not depend on the library's version, the file layout or the type on disk beyond bfloat16 rounding.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    keys = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
+    digest = hashlib.sha256(json.dumps({k: config.get(k) for k in keys}, sort_keys=True).encode())
+    weights: dict[str, tuple[Path, str]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            weights |= {name: (file, name) for name in opened.keys()}
+    if not weights:
+        raise BaseModelError(f"no *.safetensors in {folder}: a base model's weights are read from safetensors only; convert them with save_pretrained")
+    for name in sorted(weights):
+        with safe_open(weights[name][0], framework="pt") as opened:
+            tensor = opened.get_tensor(name).flatten()
+            sample = tensor[:: max(1, tensor.numel() // 64)].to(torch.bfloat16).view(torch.int16).numpy().tobytes()
+            digest.update(name.encode() + str(tensor.numel()).encode() + sample)
+    return digest.hexdigest()

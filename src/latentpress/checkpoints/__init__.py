@@ -1,0 +1,1 @@
+"""Presses on disk: their configuration and their files."""

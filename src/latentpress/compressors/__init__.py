@@ -1,0 +1,12 @@
+"""Compressors by name."""
+
+from __future__ import annotations
+
+from latentpress.compressors.base import Compressor, Extracted, Length, Ratio, Size
+from latentpress.compressors.mean_pooling import MeanPooling
+
+COMPRESSORS: dict[str, type[Compressor]] = {
+    MeanPooling.name: MeanPooling,
+}
+
+__all__ = ["COMPRESSORS", "Compressor", "Extracted", "Length", "MeanPooling", "Ratio", "Size"]

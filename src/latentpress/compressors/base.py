@@ -1,0 +1,130 @@
+"""The contract of a compressor: hidden states of packed sequences in, latents of chosen sizes out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from latentpress.attention import Visibility
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A size given as context tokens per latent."""
+
+    value: int
+    """Pooling window S, at least 1."""
+
+    def latents(self, tokens: int) -> int:
+        """Number of latents M = ceil(T / S) of a text of so many tokens."""
+        return -(-tokens // self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """A size given as a number of latents."""
+
+    value: int
+    """Latents M, at least 1."""
+
+    def latents(self, tokens: int) -> int:
+        """Number of latents of a text of so many tokens: never more than it has."""
+        return min(self.value, tokens)
+
+
+Size = Ratio | Length
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Extracted:
+    """Latents of several sequences, end to end."""
+
+    vectors: Tensor
+    """`[M1 + M2 + ..., D]` float32."""
+    counts: tuple[int, ...]
+    """Number of latents of each sequence."""
+    spans: Tensor
+    """`[M1 + M2 + ..., 2]` int64, half-open token span of each latent, counted from the start of its own sequence."""
+
+
+class Compressor(nn.Module, ABC):
+    """Turns the hidden states of texts into latents, each text at a size of its own.
+
+    A method says as class attributes which states it reads and which attention the encoder runs with, so nobody has to ask for its
+    type. Sequences come packed, without padding; nothing a sequence yields may depend on its companions.
+    """
+
+    name: ClassVar[str]
+    """Name in configurations and on the command line."""
+    visibility: ClassVar[Visibility]
+    """Attention of the encoder."""
+    reads: ClassVar[Literal["last", "all"]] = "last"
+    """Which layers' states `extract` takes: the last one's, or all (the embedding output included)."""
+    sizes: ClassVar[tuple[type[Size], ...]] = (Ratio, Length)
+    """Kinds of size it can make."""
+    describe: ClassVar[str]
+    """One line for `latentpress info`."""
+
+    def prepare(self, embeddings: Tensor, lengths: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
+        """Adds what the encoder shall read beside the text, by default nothing.
+
+        Args:
+            embeddings: `[T1 + T2 + ..., D]` input embeddings of the texts, end to end.
+            lengths: tokens of each text.
+
+        Returns:
+            Embeddings and lengths of the row that the encoder reads.
+        """
+        return embeddings, tuple(lengths)
+
+    @abstractmethod
+    def extract(self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size]) -> Extracted:
+        """Makes the latents.
+
+        Args:
+            states: `[T1 + T2 + ..., D]` states of the text tokens of all sequences, end to end (a leading layer axis if `reads` is `all`).
+            lengths: tokens of each text.
+            sizes: one a text.
+        """
+
+
+def window_index(lengths: Sequence[int], sizes: Sequence[Size], device: torch.device) -> tuple[Tensor, tuple[int, ...], Tensor]:
+    """Which latent each token of each text belongs to.
+
+    Windows are left-aligned and never cross from one text to the next; with a `Ratio` the last one of a text holds what is left, with
+    a `Length` they are equal within one token.
+
+    Returns:
+        Index of every token's latent in the packed row of latents `[T1 + T2 + ...]`, latents of each text, and spans `[M, 2]`.
+    """
+    index, counts, spans, before = [], [], [], 0
+    for tokens, size in zip(lengths, sizes, strict=True):
+        at = torch.arange(tokens, device=device)
+        count = size.latents(tokens)
+        window = at // size.value if isinstance(size, Ratio) else at * count // tokens
+        index.append(window + before)
+        counts.append(count)
+        starts = torch.searchsorted(window, torch.arange(count + 1, device=device))
+        spans.append(torch.stack((starts[:-1], starts[1:]), 1))
+        before += count
+    return torch.cat(index), tuple(counts), torch.cat(spans)
+
+
+def window_means(values: Tensor, index: Tensor, windows: int) -> Tensor:
+    """Mean of the rows of each window, by its true number of tokens, in float32.
+
+    Args:
+        values: `[T, D]`.
+        index: window of each row, `[T]`.
+        windows: their number.
+
+    Returns:
+        `[windows, D]` float32.
+    """
+    total = torch.zeros(windows, values.shape[-1], dtype=torch.float32, device=values.device).index_add(0, index, values.float())
+    return total / torch.bincount(index, minlength=windows).unsqueeze(1)

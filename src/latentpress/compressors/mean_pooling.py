@@ -1,0 +1,28 @@
+"""Mean pooling: each latent is the mean hidden state of a window of the text (arXiv 2603.25926, figure 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from latentpress.attention import Visibility
+from latentpress.compressors.base import Compressor, Extracted, Size, window_index, window_means
+
+
+class MeanPooling(Compressor):
+    """Means over non-overlapping windows of the last layer's states, under bidirectional attention.
+
+    The authors' code pools in two ways that disagree: in training windows are right-aligned, the first is padded with zeros and
+    divided by S; at inference they are left-aligned. Here there is one pooling, left-aligned, by true counts.
+    """
+
+    name: ClassVar[str] = "mean-pooling"
+    visibility: ClassVar[Visibility] = "bidirectional"
+    describe: ClassVar[str] = "mean hidden state of each non-overlapping window, bidirectional encoder"
+
+    def extract(self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size]) -> Extracted:
+        """See `Compressor.extract`; latent k of a text at ratio S is the mean of its states kS to (k+1)S - 1."""
+        index, counts, spans = window_index(lengths, sizes, states.device)
+        return Extracted(vectors=window_means(states, index, sum(counts)), counts=counts, spans=spans)

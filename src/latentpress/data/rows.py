@@ -1,0 +1,173 @@
+"""Records to training examples: a context encoded once, and every request about it as a branch of one packed row.
+
+    [chat template, "Context: ", latents]  |  question 1, answer 1
+                                           |  question 2, answer 2
+                                           |  quote ...
+
+All branches see the shared part and themselves, and their positions follow the last latent: the loss is what training them one by
+one would give, at a fraction of the tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from latentpress.data.records import Record
+from latentpress.decoder.prompt import Piece, PromptSettings, ask_messages, render, split_at_last_slot
+from latentpress.errors import DataError
+from latentpress.tokens import encode_inert, equal_windows
+
+Kind = Literal["answer", "summary", "quote"]
+KINDS: tuple[Kind, ...] = ("answer", "summary", "quote")
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One request and its target."""
+
+    kind: Kind
+    """What is asked."""
+    ids: tuple[int, ...]
+    """Tokens of the request and of the target."""
+    first_label: int
+    """Index in `ids` of the first token that is predicted; all from there on are."""
+
+    @property
+    def labels(self) -> int:
+        """Number of predicted tokens."""
+        return len(self.ids) - self.first_label
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One packed row before it is encoded."""
+
+    windows: tuple[tuple[int, ...], ...]
+    """Encoder windows of all documents, in order."""
+    documents: tuple[int, ...]
+    """Number of windows of each document."""
+    prefix: tuple[Piece, ...]
+    """Shared part of the prompt, ending with the last latents."""
+    branches: tuple[Branch, ...]
+    """Requests."""
+    log2_ratios: tuple[float | None, ...]
+    """Density label of each window, None where there is none."""
+
+    @property
+    def tokens(self) -> int:
+        """Context tokens."""
+        return sum(map(len, self.windows))
+
+    @property
+    def labels(self) -> int:
+        """Predicted tokens."""
+        return sum(branch.labels for branch in self.branches)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizedRecord:
+    """A record in tokens, ready to be made into examples again and again."""
+
+    documents: tuple[tuple[int, ...], ...]
+    """Tokens of each document."""
+    answers: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    """Request and target of each question."""
+    summary: tuple[tuple[int, ...], tuple[int, ...]] | None
+    """Request and target of the summary."""
+    log2_ratio: float | None
+    """log2 of context tokens over ultra-concise summary tokens (equation 6)."""
+    language: str | None
+    """Language, if the data says."""
+
+
+class ExampleMaker:
+    """Turns records into examples.
+
+    Args:
+        tokenizer: of the encoder and of the decoder (the decoder's; they are the same in training data).
+        prompt: the press's prompt texts.
+        window_tokens: most tokens of an encoder window.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, window_tokens: int) -> None:
+        self.tokenizer, self.prompt, self.window_tokens = tokenizer, prompt, window_tokens
+        self.stop = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+        self._prefixes: dict[int, tuple[Piece, ...]] = {}
+        self._quote = tuple(encode_inert(tokenizer, "\n\nQuote: "))
+
+    def tokenize(self, record: Record) -> TokenizedRecord:
+        """Tokenises a record; the first acceptable answer of each question is the target."""
+        documents = tuple(tuple(encode_inert(self.tokenizer, text)) for text in record.contexts)
+        answers = tuple((self._request(self.prompt.question.format(question=qa.question)), self._target(qa.answers[0])) for qa in record.qas)
+        summary = (self._request(self.prompt.summary), self._target(record.summary)) if record.summary else None
+        label = None
+        if record.short_summary and len(documents) == 1:
+            label = density_label(len(documents[0]), len(encode_inert(self.tokenizer, record.short_summary)))
+        return TokenizedRecord(documents=documents, answers=answers, summary=summary, log2_ratio=label, language=record.lang)
+
+    def _request(self, text: str) -> tuple[int, ...]:
+        _, after = split_at_last_slot(render(self.tokenizer, ask_messages(self.prompt, 1, text)))
+        return tuple(after)
+
+    def _target(self, text: str) -> tuple[int, ...]:
+        return (*encode_inert(self.tokenizer, text), self.stop)
+
+    def prefix(self, documents: int) -> tuple[Piece, ...]:
+        """Shared part of the prompt for so many documents."""
+        if documents not in self._prefixes:
+            shared, _ = split_at_last_slot(render(self.tokenizer, ask_messages(self.prompt, documents, "")))
+            self._prefixes[documents] = tuple(shared)
+        return self._prefixes[documents]
+
+    def example(self, records: Sequence[TokenizedRecord], draw: random.Random, *, questions: int, quotes: int, quote_tokens: int) -> Example:
+        """Makes one row of one record, or of several as one row of many documents.
+
+        Args:
+            records: their documents follow each other; requests about any of them become branches.
+            draw: chooses questions and quotes.
+            questions: most questions, drawn from all records'.
+            quotes: passages of the text to be continued verbatim, a dense target that only a reader of the latents can hit.
+            quote_tokens: length of each.
+        """
+        documents = [document for record in records for document in record.documents]
+        windows, counts, labels = [], [], []
+        for record in records:
+            for document in record.documents:
+                spans = equal_windows(len(document), self.window_tokens)
+                windows += [document[a:b] for a, b in spans]
+                counts.append(len(spans))
+                labels += [record.log2_ratio if len(spans) == 1 else None] * len(spans)
+        answers = [pair for record in records for pair in record.answers]
+        if len(answers) > questions:
+            answers = draw.sample(answers, questions)
+        branches = [Branch("answer", request + target, len(request)) for request, target in answers]
+        if len(records) == 1 and records[0].summary is not None:
+            request, target = records[0].summary
+            branches.append(Branch("summary", request + target, len(request)))
+        for _ in range(quotes):
+            document = draw.choice(documents)
+            start = draw.randrange(max(1, len(document) - quote_tokens))
+            passage = document[start : start + quote_tokens]
+            if len(passage) > _QUOTE_CUE:
+                branches.append(Branch("quote", self._quote + passage, len(self._quote) + _QUOTE_CUE))
+        return Example(tuple(windows), tuple(counts), self.prefix(len(documents)), tuple(branches), tuple(labels))
+
+
+_QUOTE_CUE = 4  # tokens of a passage that are given, so that it can be found
+
+
+def density_label(context_tokens: int, summary_tokens: int) -> float:
+    """`y* = log2(T / T_summary)`, never below 0 (arXiv 2603.25926, equation 6).
+
+    Raises:
+        DataError: an empty context or summary.
+    """
+    if context_tokens < 1 or summary_tokens < 1:
+        raise DataError(f"a density label needs a context and a summary, got {context_tokens} and {summary_tokens} tokens; leave short_summary out")
+    return max(0.0, math.log2(context_tokens / summary_tokens))

@@ -1,0 +1,1 @@
+"""Prompts that hold latents, and answers generated from them."""

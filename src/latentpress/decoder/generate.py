@@ -1,0 +1,109 @@
+"""Answers, token by token, from prompts that hold latents.
+
+Prompts of a batch lie side by side in packed rows, each with its own keys and values: an answer does not depend on what else is in
+the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentpress.attention import KeyValueCache, Layout
+from latentpress.backbone import Backbone
+from latentpress.decoder.prompt import Piece, Slot
+from latentpress.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How tokens are chosen."""
+
+    max_new_tokens: int = 64
+    """Most tokens of an answer."""
+    temperature: float = 0.0
+    """0 takes the likeliest token; higher values sample."""
+    seed: int = 0
+    """Seed of the sampling."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
+        if self.temperature < 0:
+            raise InputError(f"temperature={self.temperature:g} must be 0 (greedy) or more")
+
+
+def embed_pieces(backbone: Backbone, pieces: Sequence[Piece], latents: Sequence[Tensor]) -> Tensor:
+    """Input embeddings `[T, D]` of a prompt: tokens looked up, each slot replaced by its document's latents `[M, D]`."""
+    rows = []
+    for piece in pieces:
+        if isinstance(piece, Slot):
+            rows.append(latents[piece.document].to(backbone.device, backbone.dtype))
+        else:
+            rows.append(backbone.embed(torch.tensor(piece, device=backbone.device)))
+    return torch.cat(rows) if rows else torch.empty(0, backbone.width, dtype=backbone.dtype, device=backbone.device)
+
+
+@torch.no_grad()
+def prefill(backbone: Backbone, prompts: Sequence[Tensor], cache: KeyValueCache) -> Tensor:
+    """Reads prompts into a cache.
+
+    Args:
+        backbone: the decoder.
+        prompts: embeddings of each, `[T, D]`.
+        cache: what came before each prompt; extended.
+
+    Returns:
+        Final state of the last token of each prompt, `[B, D]`.
+    """
+    lengths = tuple(len(prompt) for prompt in prompts)
+    device = prompts[0].device
+    positions = torch.cat([torch.arange(n, device=device) + cache.length(i) for i, n in enumerate(lengths)])
+    states = backbone(torch.cat(list(prompts)), Layout(lengths, positions, "causal", cache))
+    return states[torch.tensor(lengths, device=device).cumsum(0) - 1]
+
+
+def generate(backbone: Backbone, states: Tensor, cache: KeyValueCache, stops: frozenset[int], sampling: Sampling) -> Iterator[list[int | None]]:
+    """Continues prefilled prompts.
+
+    Args:
+        backbone: the decoder.
+        states: final states of the prompts' last tokens, `[B, D]`.
+        cache: their keys and values.
+        stops: token ids that end an answer.
+        sampling: length and randomness.
+
+    Yields:
+        The next token of each prompt, None for those that ended.
+    """
+    total = len(states)
+    live = list(range(total))
+    draw = torch.Generator(device=states.device).manual_seed(sampling.seed)
+    for step in range(sampling.max_new_tokens):
+        with torch.no_grad():
+            tokens = _choose(backbone.logits(states), sampling, draw)
+        going = [i for i, token in enumerate(tokens) if token not in stops]
+        row: list[int | None] = [None] * total
+        for i in going:
+            row[live[i]] = tokens[i]
+        if not going:
+            return
+        yield row
+        if step + 1 == sampling.max_new_tokens:
+            return
+        if len(going) < len(live):
+            cache, live = cache.keep(going), [live[i] for i in going]
+        ids = torch.tensor([tokens[i] for i in going], device=states.device)
+        with torch.no_grad():
+            positions = torch.tensor([cache.length(i) for i in range(len(live))], device=states.device)
+            states = backbone(backbone.embed(ids), Layout((1,) * len(live), positions, "causal", cache))
+
+
+def _choose(logits: Tensor, sampling: Sampling, draw: torch.Generator) -> list[int]:
+    if sampling.temperature == 0:
+        return [int(i) for i in logits.argmax(-1)]
+    weights = torch.softmax(logits / sampling.temperature, -1)
+    return [int(i) for i in torch.multinomial(weights, 1, generator=draw)[:, 0]]

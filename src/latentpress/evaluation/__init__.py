@@ -1,0 +1,1 @@
+"""Scores of predicted answers, and the ratios and intervals that go beside them."""

@@ -1,0 +1,210 @@
+"""Pure functions that score predicted answers, measure ratios and put intervals around means.
+
+Every score lies in [0, 1] and takes the best over the acceptable answers. English answers follow SQuAD v1.1's official
+script, Chinese ones CMRC 2018's; `contains_cjk` of the reference answers tells which to use.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "bootstrap_interval",
+    "contains_cjk",
+    "correct_only_ratio",
+    "em_chinese",
+    "exact_match",
+    "f1",
+    "f1_chinese",
+    "normalize_answer",
+    "overall_ratio",
+    "paired_bootstrap",
+    "substring_accuracy",
+]
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+_HAN_CHARACTER = re.compile(f"[{_HAN}]")
+# A Han character is a token; so is any other word or number, inner marks included ("3.5"); so is any other mark.
+_CHINESE_TOKEN = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+(?:[.,'][^\W{_HAN}]+)*|[^\w\s]")
+# CMRC's list as its script applies it, a character at a time: "……" is listed there as a pair, so "…" is never removed.
+_CMRC_PUNCTUATION = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
+_NON_WORD = re.compile(r"\W+")
+_BOOTSTRAP_CHUNK = 4_000_000  # indices drawn at once: 32 MB
+
+
+def normalize_answer(text: str) -> str:
+    """Lower-cases, strips ASCII punctuation, then the articles a, an and the, then surplus white space.
+
+    SQuAD v1.1's official `normalize_answer`. Unicode punctuation stays: "24-10" becomes "2410", "24–10" does not.
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_ASCII_PUNCTUATION)).split())
+
+
+def contains_cjk(text: str) -> bool:
+    """Tells whether a text holds a Chinese character, so that words are no unit to score it by."""
+    return _HAN_CHARACTER.search(text) is not None
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """Returns 1.0 if the prediction equals an answer after `normalize_answer`, else 0.0 (SQuAD v1.1, official)."""
+    predicted = normalize_answer(prediction)
+    return _best(lambda answer: float(predicted == normalize_answer(answer)), answers)
+
+
+def f1(prediction: str, answers: Sequence[str]) -> float:
+    """Returns the F1 of the bags of normalised words, the best over the answers (SQuAD v1.1, official).
+
+    As there, no common word is 0.0, also when both sides normalise to nothing (`exact_match` is 1.0 then).
+    """
+    predicted = normalize_answer(prediction).split()
+
+    def score(answer: str) -> float:
+        expected = normalize_answer(answer).split()
+        common = sum((Counter(predicted) & Counter(expected)).values())
+        return _harmonic_mean(common, len(predicted), len(expected))
+
+    return _best(score, answers)
+
+
+def em_chinese(prediction: str, answers: Sequence[str]) -> float:
+    """Returns 1.0 if the prediction equals an answer after lower-casing and dropping CMRC's punctuation, else 0.0.
+
+    CMRC 2018's `calc_em_score`. White space inside counts, as there.
+    """
+    predicted = _without_cmrc_punctuation(prediction)
+    return _best(lambda answer: float(predicted == _without_cmrc_punctuation(answer)), answers)
+
+
+def f1_chinese(prediction: str, answers: Sequence[str]) -> float:
+    """Returns the F1 of the longest run of tokens that both sides share; a Chinese character is a token.
+
+    CMRC 2018's `calc_f1_score`: the overlap is one contiguous run, not a bag. Two differences from its script: other
+    writing is cut into words by a regular expression, not NLTK's tokenizer (the same for plain words and numbers), and
+    Chinese characters are all of Unicode's, not U+4E00 to U+9FA5 alone.
+    """
+    predicted = _CHINESE_TOKEN.findall(_without_cmrc_punctuation(prediction))
+
+    def score(answer: str) -> float:
+        expected = _CHINESE_TOKEN.findall(_without_cmrc_punctuation(answer))
+        return _harmonic_mean(_longest_common_run(predicted, expected), len(predicted), len(expected))
+
+    return _best(score, answers)
+
+
+def substring_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """Returns 1.0 if an answer appears in the prediction once every non-word character is stripped from both, else 0.0.
+
+    The metric of the semi-dynamic paper (arXiv 2603.25926), under its name and with its flaw: word borders go too, so
+    the answer "10" matches the prediction "2010", and a long prediction matches more. Report exact match and F1 beside
+    it. Our choice where we know of none: case is ignored, and an answer without a word character matches nothing.
+    """
+    predicted = _word_characters(prediction)
+    return _best(lambda answer: float(bool(stripped := _word_characters(answer)) and stripped in predicted), answers)
+
+
+def correct_only_ratio(context_tokens: Sequence[int], latents: Sequence[int], correct: Sequence[bool]) -> float:
+    """Returns the paper's average ratio: context tokens over latents, each summed over the correct samples only.
+
+    The three sequences run over the samples. NaN when no sample is correct. Which samples count depends on the
+    system under test, so `overall_ratio` belongs beside it (arXiv 2603.25926, Evaluation).
+    """
+    kept = [(tokens, size) for tokens, size, right in zip(context_tokens, latents, correct, strict=True) if right]
+    return overall_ratio([tokens for tokens, _ in kept], [size for _, size in kept])
+
+
+def overall_ratio(context_tokens: Sequence[int], latents: Sequence[int]) -> float:
+    """Returns context tokens over latents, each summed over all samples; NaN when there are none."""
+    if len(context_tokens) != len(latents):
+        raise ValueError(
+            f"{len(context_tokens)} context lengths but {len(latents)} numbers of latents: give one each a sample"
+        )
+    total_latents = sum(latents)
+    return sum(context_tokens) / total_latents if total_latents else float("nan")
+
+
+def bootstrap_interval(
+    values: Sequence[float] | npt.NDArray[np.floating], *, level: float = 0.95, samples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Returns (mean, low, high): the mean of the values and its percentile bootstrap interval.
+
+    Args:
+        values: one score a sample; correlated samples (questions of one context) make the interval too narrow.
+        level: share of resampled means inside the interval.
+        samples: number of resamples, as large as the values and drawn with replacement.
+        seed: the same seed and values give the same interval.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or data.size == 0:
+        raise ValueError(f"values of shape {data.shape}: a bootstrap takes a sequence of at least one number")
+    if not 0.0 < level < 1.0 or samples < 1:
+        raise ValueError(f"level {level} must lie between 0 and 1, and samples {samples} must be at least 1")
+    generator = np.random.default_rng(seed)
+    means = np.empty(samples)
+    step = max(1, _BOOTSTRAP_CHUNK // data.size)
+    for start in range(0, samples, step):
+        rows = min(step, samples - start)
+        means[start : start + rows] = data[generator.integers(data.size, size=(rows, data.size))].mean(axis=1)
+    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return float(data.mean()), float(low), float(high)
+
+
+def paired_bootstrap(
+    a: Sequence[float] | npt.NDArray[np.floating],
+    b: Sequence[float] | npt.NDArray[np.floating],
+    *,
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Returns (mean of a - b, low, high) for two systems scored on the same samples in the same order.
+
+    Resamples the differences, so what is common to both (hard samples) cancels. An interval that leaves zero out says
+    that the systems differ.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"scores of shapes {first.shape} and {second.shape}: pairs need the same samples on both sides"
+        )
+    return bootstrap_interval(first - second, level=level, samples=samples, seed=seed)
+
+
+def _best(score: Callable[[str], float], answers: Sequence[str]) -> float:
+    """Returns the best score over the answers."""
+    if isinstance(answers, str):  # a string is a sequence of strings: its characters would be scored as answers
+        raise TypeError(f"answers is the string {answers!r}: give a sequence of strings")
+    if not answers:
+        raise ValueError("answers is empty: a prediction is scored against at least one answer")
+    return max(score(answer) for answer in answers)
+
+
+def _harmonic_mean(common: int, predicted: int, expected: int) -> float:
+    """Returns F1 from counts of common, predicted and expected tokens."""
+    return 2.0 * common / (predicted + expected) if common else 0.0
+
+
+def _word_characters(text: str) -> str:
+    return _NON_WORD.sub("", text.lower())
+
+
+def _without_cmrc_punctuation(text: str) -> str:
+    return text.lower().strip().translate(_CMRC_PUNCTUATION)
+
+
+def _longest_common_run(first: Sequence[str], second: Sequence[str]) -> int:
+    """Returns the length of the longest contiguous run that two token lists share, row by row of the usual table."""
+    longest = 0
+    previous = [0] * (len(second) + 1)
+    for token in first:
+        current = [0]
+        for column, other in enumerate(second):
+            current.append(previous[column] + 1 if token == other else 0)
+        longest = max(longest, *current)
+        previous = current
+    return longest

@@ -1,0 +1,302 @@
+"""Latents of a document: the vectors that a decoder reads in place of its text, what they cover and whence they come.
+
+Shapes: M latents, D width of the decoder's embeddings.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from latentpress.errors import LatentsError
+
+__all__ = ["EmbeddingLatents", "WindowInfo", "total_ratio"]
+
+SCHEMA_VERSION = 1
+_METADATA_KEY = "latentpress"
+_KIND = "embedding"
+_REMEDY = "give a file that latents.save wrote"
+_TENSORS = ("vectors", "token_spans", "char_spans")
+_HEX = re.compile(r"[0-9a-f]+")
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save's zip, bare pickles
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowInfo:
+    """One encoder window of a document and the latents that it became."""
+
+    start: int
+    """First token of the window, counted over the document."""
+    tokens: int
+    """Number of tokens in the window."""
+    latents: int
+    """Number of latents it became, at most its tokens."""
+    ratio: float
+    """Candidate ratio used in this window; tokens / latents comes near it, rounded up to whole latents."""
+    log2_ratio: float | None
+    """Log2 ratio that the selector predicted, before the scale; None: the ratio was given."""
+
+    def __post_init__(self) -> None:
+        """Raises LatentsError when the numbers cannot be those of a window."""
+        if not 0 <= self.start < 2**62 or not 1 <= self.latents <= self.tokens < 2**62:  # ends fit int64
+            raise LatentsError(
+                f"window of {self.tokens} tokens from token {self.start} with {self.latents} latents: "
+                "it needs a start of 0 or more, and from 1 latent to one a token"
+            )
+        if not 1.0 <= self.ratio < math.inf:
+            raise LatentsError(f"ratio {self.ratio} of the window at token {self.start} is not a number of 1 or more")
+        if self.log2_ratio is not None and not math.isfinite(self.log2_ratio):
+            raise LatentsError(f"log2 ratio {self.log2_ratio} of the window at token {self.start} is not finite")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class EmbeddingLatents:
+    """Latents that enter the decoder as input embeddings."""
+
+    vectors: Tensor
+    """[M, D] input embeddings for the decoder, bfloat16 or float32, on any device."""
+    token_spans: Tensor
+    """[M, 2] int64, half-open: the document's tokens that each latent covers."""
+    char_spans: Tensor
+    """[M, 2] int64, half-open: the text's characters that each latent covers."""
+    windows: tuple[WindowInfo, ...]
+    """Encoder windows in the document's order; their latents add up to M."""
+    requested_ratio: float | None
+    """Ratio the user asked for; None: the selector chose."""
+    scale: float
+    """What the user added to the selector's log2 ratio."""
+    press: str
+    """Name of the press that made the latents."""
+    press_fingerprint: str
+    """Hexadecimal fingerprint of that press's weights and settings."""
+    base_fingerprint: str
+    """Hexadecimal fingerprint of the decoder's base model."""
+    text_sha256: str
+    """SHA-256 of the text in UTF-8, hexadecimal."""
+
+    def __post_init__(self) -> None:
+        """Raises LatentsError when shapes, spans, windows or provenance contradict each other."""
+        _check_tensors(self)
+        _check_windows(self)
+        _check_provenance(self)
+
+    def __len__(self) -> int:
+        return self.vectors.shape[0]
+
+    def __repr__(self) -> str:
+        return (
+            f"EmbeddingLatents({len(self)} latents of {self.context_tokens} tokens, {self.ratio:.2f}x, "
+            f"{self.vectors.dtype}, press {self.press!r})"
+        )
+
+    @property
+    def context_tokens(self) -> int:
+        """Number of the document's tokens, all windows together."""
+        return sum(window.tokens for window in self.windows)
+
+    @property
+    def ratio(self) -> float:
+        """Achieved ratio: context tokens / latents."""
+        return self.context_tokens / len(self)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "EmbeddingLatents":
+        """Returns the same latents with the vectors on another device or in another dtype; spans stay."""
+        return dataclasses.replace(self, vectors=self.vectors.to(device=device, dtype=dtype))
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file; vectors come back bit for bit in their dtype, on the CPU.
+
+        Written to a temporary file in the same folder and renamed: an old file stays whole until the new one is.
+
+        Raises:
+            LatentsError: the file cannot be written (disk full, no such folder, no permission).
+        """
+        tensors = {name: getattr(self, name).detach().cpu().contiguous().clone() for name in _TENSORS}
+        header = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": _KIND,
+            "tensors_sha256": _digest(tensors),
+            "windows": [dataclasses.asdict(window) for window in self.windows],
+            **{name: getattr(self, name) for name in _HEADER_TYPES},
+        }
+        metadata = {_METADATA_KEY: json.dumps(header, allow_nan=False)}
+        _write_whole(Path(path), safetensors.torch.save(tensors, metadata=metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "EmbeddingLatents":
+        """Reads what `save` wrote, onto the CPU, running no code from the file.
+
+        Raises:
+            LatentsError: missing, truncated, altered, a pickle, not safetensors, of another schema, or contradictory.
+        """
+        file = Path(path)
+        tensors, metadata = _read_safetensors(file)
+        try:
+            header = _parsed_header(metadata)
+            if set(tensors) != set(_TENSORS):
+                raise LatentsError(f"holds the tensors {sorted(tensors)} instead of {sorted(_TENSORS)}")
+            if header.pop("tensors_sha256") != _digest(tensors):
+                raise LatentsError("its tensors do not match their checksum")
+            fields: dict[str, Any] = {**tensors, **header}
+            return cls(**fields)
+        except (LatentsError, OverflowError) as error:
+            raise LatentsError(f"{file}: {error}; {_REMEDY}, or compress the text again") from error
+
+
+def total_ratio(latents: Sequence[EmbeddingLatents]) -> float:
+    """Returns the ratio of several documents together: total context tokens / total latents."""
+    if not latents:
+        raise LatentsError("no latents given: a ratio needs at least one document")
+    return sum(one.context_tokens for one in latents) / sum(len(one) for one in latents)
+
+
+_Types = dict[str, tuple[type, ...]]
+_NUMBER, _NUMBER_OR_NULL = (float, int), (float, int, type(None))
+_PROVENANCE = ("press", "press_fingerprint", "base_fingerprint", "text_sha256")
+_HEADER_TYPES: _Types = {"requested_ratio": _NUMBER_OR_NULL, "scale": _NUMBER, **dict.fromkeys(_PROVENANCE, (str,))}
+_COUNTS = dict.fromkeys(("start", "tokens", "latents"), (int,))
+_WINDOW_TYPES: _Types = {**_COUNTS, "ratio": _NUMBER, "log2_ratio": _NUMBER_OR_NULL}
+
+
+def _check_tensors(latents: EmbeddingLatents) -> None:
+    vectors = latents.vectors
+    if vectors.ndim != 2 or 0 in vectors.shape:
+        raise LatentsError(
+            f"vectors of shape {tuple(vectors.shape)} are not [latents, width] with at least one of each"
+        )
+    if vectors.dtype not in (torch.bfloat16, torch.float32):
+        raise LatentsError(f"vectors are {vectors.dtype}: only torch.bfloat16 and torch.float32 are kept exactly")
+    for name in ("token_spans", "char_spans"):
+        spans = getattr(latents, name)
+        if spans.dtype != torch.int64 or tuple(spans.shape) != (vectors.shape[0], 2):
+            raise LatentsError(
+                f"{name} are {spans.dtype} of shape {tuple(spans.shape)}: "
+                f"{vectors.shape[0]} latents need torch.int64 of shape ({vectors.shape[0]}, 2)"
+            )
+        if bool((spans < 0).any() | (spans[:, 0] > spans[:, 1]).any() | (spans[1:] < spans[:-1]).any()):
+            raise LatentsError(f"{name} run backwards or below 0: starts and ends must not fall from latent to latent")
+
+
+def _check_windows(latents: EmbeddingLatents) -> None:
+    windows, token_spans = latents.windows, latents.token_spans
+    in_windows = sum(window.latents for window in windows)
+    if in_windows != len(latents):
+        raise LatentsError(f"{len(latents)} vectors, but the windows' latents add up to {in_windows}")
+    for before, after in itertools.pairwise(windows):
+        if after.start < before.start + before.tokens:
+            raise LatentsError(f"the window at token {after.start} begins before the one at {before.start} has ended")
+    counts = torch.tensor([window.latents for window in windows])
+    bounds = torch.tensor([(window.start, window.start + window.tokens) for window in windows])
+    bounds = bounds.repeat_interleave(counts, dim=0).to(token_spans.device)
+    starts, ends = token_spans.unbind(dim=1)
+    wrong = ((starts < bounds[:, 0]) | (ends > bounds[:, 1]) | (starts == ends)).nonzero()
+    if len(wrong):
+        index = int(wrong[0])
+        raise LatentsError(
+            f"latent {index} covers the tokens {token_spans[index].tolist()}: "
+            f"it must cover at least one, inside its window {bounds[index].tolist()}"
+        )
+
+
+def _check_provenance(latents: EmbeddingLatents) -> None:
+    if latents.requested_ratio is not None and not 1.0 <= latents.requested_ratio < math.inf:
+        raise LatentsError(f"requested ratio {latents.requested_ratio} is not a number of 1 or more")
+    if not math.isfinite(latents.scale):
+        raise LatentsError(f"scale {latents.scale} is not finite")
+    if not latents.press:
+        raise LatentsError("the name of the press is empty")
+    for name in ("press_fingerprint", "base_fingerprint", "text_sha256"):
+        value = getattr(latents, name)
+        if not _HEX.fullmatch(value) or (name == "text_sha256" and len(value) != 64):
+            raise LatentsError(
+                f"{name} {value!r} is not a hexadecimal {'SHA-256' if name == 'text_sha256' else 'number'}"
+            )
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """Returns the SHA-256 of names, dtypes, shapes and bytes: safetensors sees a truncation, but no flipped bit."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all; a kill in between leaves a hidden temporary file, never half a target."""
+    target = path.resolve()  # a link keeps pointing where it did
+    temporary = target.with_name(f".latentpress-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise LatentsError(
+            f"{path}: could not write {len(content):,} bytes ({error.strerror or error}) and left what was there "
+            "before unchanged; free space, or give a file in an existing, writable folder"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns tensors and metadata of a safetensors file, the tensors copied so that they outlive the file."""
+    try:
+        with file.open("rb") as raw:
+            if raw.read(4).startswith(_PICKLE_STARTS):
+                raise LatentsError(f"{file}: is a pickle or zip file, not opened because it can run code; {_REMEDY}")
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            return {name: opened.get_tensor(name).clone() for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except OSError as error:
+        raise LatentsError(f"{file}: cannot be read ({error.strerror or error}); {_REMEDY}") from error
+    except SafetensorError as error:
+        raise LatentsError(f"{file}: is truncated or not safetensors ({error}); {_REMEDY}, or copy it again") from error
+
+
+def _parsed_header(metadata: dict[str, str]) -> dict[str, Any]:
+    """Returns the constructor's arguments beside the tensors, and tensors_sha256, every type checked."""
+    if _METADATA_KEY not in metadata:
+        raise LatentsError(f"is safetensors but holds no latents (no {_METADATA_KEY!r} in its metadata)")
+    try:
+        header = json.loads(metadata[_METADATA_KEY])
+    except (ValueError, RecursionError) as error:
+        raise LatentsError(f"its header is not JSON ({error})") from error
+    version = header.get("schema_version") if isinstance(header, dict) else None
+    if version != SCHEMA_VERSION:
+        raise LatentsError(f"its schema version is {version!r}, and this latentpress reads {SCHEMA_VERSION} only")
+    if header.get("kind") != _KIND:
+        raise LatentsError(f"it holds latents of kind {header.get('kind')!r} instead of {_KIND!r}")
+    types: _Types = {**_HEADER_TYPES, "tensors_sha256": (str,), "windows": (list,)}
+    header = {name: value for name, value in header.items() if name not in ("schema_version", "kind")}
+    _check_types(header, types, "its header")
+    for index, window in enumerate(header["windows"]):
+        _check_types(window, _WINDOW_TYPES, f"window {index} of its header")
+    header["windows"] = tuple(WindowInfo(**window) for window in header["windows"])
+    return header
+
+
+def _check_types(values: Any, types: _Types, where: str) -> None:
+    if not isinstance(values, dict) or set(values) != set(types):
+        found = sorted(values) if isinstance(values, dict) else type(values).__name__
+        raise LatentsError(f"{where} holds {found} instead of {sorted(types)}")
+    for name, accepted in types.items():
+        if type(values[name]) not in accepted:
+            raise LatentsError(f"{where} has {values[name]!r} as {name}")

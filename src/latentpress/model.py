@@ -1,0 +1,156 @@
+"""The network of a press: encoder, head, compressor, converter, decoder. Training and inference call the same methods.
+
+    ids -> encode -> states, prediction -> latents(size) -> decoder input embeddings
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latentpress.attention import Layout
+from latentpress.backbone import Backbone, Base
+from latentpress.checkpoints.config import PressConfig
+from latentpress.compressors import COMPRESSORS, Compressor, Extracted, Size
+from latentpress.compressors.base import window_index
+from latentpress.errors import PressError
+from latentpress.lora import lora_state
+from latentpress.ratios import POLICIES, DiscreteSelector, RatioPolicy
+from latentpress.residual import EmbeddingResidual
+
+
+_T = TypeVar("_T")
+
+
+class Converter(nn.Module):
+    """Encoder width to decoder width: RMSNorm, Linear, GELU, Linear, no bias (arXiv 2603.25926, the authors' code).
+
+    The last layer starts at zero beside a residual path, so that training starts from the embeddings alone.
+    """
+
+    def __init__(self, width: int, hidden: int, out: int, *, zero: bool) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, out, bias=False)
+        if zero:
+            nn.init.zeros_(self.down.weight)
+
+    def forward(self, pooled: Tensor, dtype: torch.dtype) -> Tensor:
+        """`[M, De]` float32 -> `[M, D]` of the given type; float32 masters, products in that type."""
+        hidden = F.gelu(F.linear(self.norm(pooled).to(dtype), self.up.weight.to(dtype)))
+        return F.linear(hidden, self.down.weight.to(dtype))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """What the encoder knows of some texts, end to end."""
+
+    ids: Tensor
+    """Token ids of the texts, `[T1 + T2 + ...]`."""
+    lengths: tuple[int, ...]
+    """Tokens of each text."""
+    states: Tensor
+    """States of their tokens, `[T1 + T2 + ..., De]`."""
+    log2_ratios: Tensor | None
+    """What the head predicts for each text, `[B]` float32; None without a head."""
+
+
+class PressModel(nn.Module):
+    """Everything a press computes with.
+
+    Args:
+        config: its settings.
+        base: decoder's base model.
+        encoder_base: encoder's, the same if None.
+
+    Raises:
+        PressError: an unknown name in the settings, or settings that do not go together.
+    """
+
+    def __init__(self, config: PressConfig, base: Base, encoder_base: Base | None = None) -> None:
+        super().__init__()
+        if (config.encoder_base is None) != (encoder_base is None):
+            raise PressError(f"press {config.name!r} needs {'another' if config.encoder_base else 'no other'} base model for its encoder; pass encoder_base= accordingly")
+        source = encoder_base or base
+        self.config = config
+        self.encoder = Backbone(source.model, layers=config.encoder_layers, lora=config.encoder_lora)
+        self.decoder = Backbone(base.model, lora=config.decoder_lora)
+        self.compressor: Compressor = _named(COMPRESSORS, config.compressor, "compressor")()
+        self.policy: RatioPolicy = make_policy(config)
+        self.converter = Converter(source.width, config.converter_width, base.width, zero=config.residual != "none")
+        self.head = nn.Linear(source.width, 1) if self.policy.predicts else None
+        self.residual: EmbeddingResidual | None = None
+        if config.residual != "none":
+            if encoder_base is not None:
+                raise PressError(f"residual={config.residual!r} needs encoder and decoder to share a tokenizer; set residual='none' for an encoder of another base")
+            self.residual = EmbeddingResidual(config.residual, base.model.config.vocab_size, source.width)
+        eos = source.tokenizer.eos_token_id
+        if eos is None:
+            raise PressError(f"base model {source.id!r} has no EOS token, which the selector's head reads; use a base model with one")
+        self.eos = int(eos)
+        self.to(base.model.device)
+
+    def encode(self, texts: Sequence[Sequence[int]]) -> Encoded:
+        """Runs the encoder over texts, each followed by an EOS that the head alone reads.
+
+        Args:
+            texts: token ids of each, at least one token.
+        """
+        device = self.encoder.device
+        lengths = tuple(len(text) for text in texts)
+        ids = torch.tensor([i for text in texts for i in (*text, self.eos)], device=device)
+        embeddings, rows = self.compressor.prepare(self.encoder.embed(ids), [n + 1 for n in lengths])
+        states = self.encoder(embeddings, Layout.of(rows, self.compressor.visibility, device=device))
+        ends = torch.tensor(lengths, device=device).add(1).cumsum(0) - 1
+        is_text = torch.ones(len(states), dtype=torch.bool, device=device).index_fill(0, ends, False)
+        predicted = None if self.head is None else self.head(states[ends].float())[:, 0]
+        return Encoded(ids[is_text], lengths, states[is_text], predicted)
+
+    def latents(self, encoded: Encoded, sizes: Sequence[Size]) -> Extracted:
+        """Makes latents in the decoder's input space.
+
+        Args:
+            encoded: texts that went through `encode`.
+            sizes: one a text.
+
+        Returns:
+            Vectors `[M1 + M2 + ..., D]` in the decoder's type.
+        """
+        extracted = self.compressor.extract(encoded.states, encoded.lengths, sizes)
+        vectors = self.converter(extracted.vectors, self.decoder.dtype)
+        if self.residual is not None:
+            index, counts, _ = window_index(encoded.lengths, sizes, encoded.ids.device)
+            embedded = self.residual(self.decoder.embed(encoded.ids), encoded.ids, encoded.states, index, sum(counts))
+            vectors = vectors + embedded.to(vectors.dtype)
+        return Extracted(vectors=vectors, counts=extracted.counts, spans=extracted.spans)
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Weights outside base and adapters, by name."""
+        kept = {}
+        for part in ("compressor", "converter", "head", "residual"):
+            module = getattr(self, part)
+            if module is not None:
+                kept |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
+        return kept
+
+    def adapter_states(self) -> dict[str, dict[str, Tensor]]:
+        """Weights of both adapters under PEFT's names."""
+        return {"encoder": lora_state(self.encoder.body), "decoder": lora_state(self.decoder.body)}
+
+
+def _named(table: dict[str, _T], name: str, kind: str) -> _T:
+    if name not in table:
+        raise PressError(f"{kind} {name!r} is unknown; choose one of {', '.join(table)}")
+    return table[name]
+
+
+def make_policy(config: PressConfig) -> RatioPolicy:
+    """The ratio policy that a configuration names."""
+    kind = _named(POLICIES, config.policy, "ratio policy")
+    return DiscreteSelector(config.candidates, config.rounding) if kind is DiscreteSelector else kind(config.candidates)  # type: ignore[arg-type]

@@ -1,0 +1,110 @@
+"""The training loss of packed rows: language modelling on targets, squared error of the predicted log2 ratio.
+
+`loss = LM + lambda * MSE(y, y*)` (arXiv 2603.25926, equation 7). LM is the mean over the predicted tokens of the whole batch, MSE the
+mean over its labelled windows. Logits are computed where there is a label and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from latentpress.attention import Layout
+from latentpress.compressors.base import Size
+from latentpress.data.rows import KINDS, Example
+from latentpress.decoder.generate import embed_pieces
+from latentpress.model import PressModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowLoss:
+    """Losses of some rows, summed."""
+
+    lm: Tensor
+    """Sum of the token losses, nats."""
+    tokens: int
+    """Predicted tokens."""
+    ratio: Tensor
+    """Sum of the squared errors of the predicted log2 ratio."""
+    labelled: int
+    """Windows with a density label."""
+    by_kind: dict[str, tuple[float, int]]
+    """Sum and number of the token losses of each kind of branch."""
+
+
+def document_latents(model: PressModel, examples: Sequence[Example], size: Size) -> tuple[list[list[Tensor]], Tensor | None]:
+    """Latents `[M, D]` of each document of each example, and the predicted log2 ratio of every window."""
+    encoded = model.encode([window for example in examples for window in example.windows])
+    made = model.latents(encoded, [size] * len(encoded.lengths))
+    windows = iter(made.vectors.split(made.counts))
+    latents = [[torch.cat([next(windows) for _ in range(count)]) for count in example.documents] for example in examples]
+    return latents, encoded.log2_ratios
+
+
+def pack(model: PressModel, examples: Sequence[Example], latents: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Layout, Tensor, Tensor]:
+    """Lays the rows of a batch side by side.
+
+    Returns:
+        Embeddings `[N, D]`, their layout, indices of the states that predict a label, and the labels.
+    """
+    device = model.decoder.device
+    embeddings, lengths, positions, masks, at, labels, before = [], [], [], [], [], [], 0
+    for example, documents in zip(examples, latents, strict=True):
+        shared = embed_pieces(model.decoder, example.prefix, documents)
+        prefix = len(shared)
+        ids = [i for branch in example.branches for i in branch.ids]
+        total = prefix + len(ids)
+        owner = torch.zeros(total, dtype=torch.int64)
+        place = [torch.arange(prefix)]
+        start = prefix
+        for number, branch in enumerate(example.branches, 1):
+            end = start + len(branch.ids)
+            owner[start:end] = number
+            place.append(torch.arange(prefix, prefix + len(branch.ids)))
+            at += range(before + start + branch.first_label - 1, before + end - 1)
+            labels += branch.ids[branch.first_label :]
+            start = end
+        order = torch.arange(total)
+        sees = (order[:, None] >= order) & ((owner[:, None] == owner) | (owner == 0))
+        embeddings += [shared, model.decoder.embed(torch.tensor(ids, device=device))]
+        lengths.append(total)
+        positions += place
+        masks.append(sees.to(device))
+        before += total
+    layout = Layout(tuple(lengths), torch.cat(positions).to(device), tuple(masks))
+    return torch.cat(embeddings), layout, torch.tensor(at, device=device), torch.tensor(labels, device=device)
+
+
+def row_loss(model: PressModel, examples: Sequence[Example], size: Size, *, latents: Sequence[Sequence[Tensor]] | None = None) -> RowLoss:
+    """Loss of a batch of rows at one size.
+
+    Args:
+        model: the press.
+        examples: rows; each has at least one branch.
+        size: ratio or length of every window.
+        latents: read these instead of encoding (to measure what the wrong latents give); no ratio loss then.
+    """
+    predicted = None
+    if latents is None:
+        latents, predicted = document_latents(model, examples, size)
+    embeddings, layout, at, labels = pack(model, examples, latents)
+    states = model.decoder(embeddings, layout)[at]
+    losses = F.cross_entropy(model.decoder.logits(states), labels, reduction="none")
+    kinds = torch.tensor([KINDS.index(branch.kind) for example in examples for branch in example.branches for _ in range(branch.labels)])
+    detached = losses.detach().cpu()
+    by_kind = {kind: (float(detached[kinds == i].sum()), int((kinds == i).sum())) for i, kind in enumerate(KINDS) if bool((kinds == i).any())}
+    ratio, labelled = _ratio_loss(examples, predicted, losses)
+    return RowLoss(losses.sum(), len(labels), ratio, labelled, by_kind)
+
+
+def _ratio_loss(examples: Sequence[Example], predicted: Tensor | None, like: Tensor) -> tuple[Tensor, int]:
+    labels = [label for example in examples for label in example.log2_ratios]
+    known = [i for i, label in enumerate(labels) if label is not None]
+    if predicted is None or not known:
+        return like.new_zeros(()), 0
+    target = torch.tensor([labels[i] for i in known], dtype=torch.float32, device=like.device)
+    return F.mse_loss(predicted[known], target, reduction="sum"), len(known)
