@@ -25,7 +25,8 @@ from latentpress.errors import (
 
 if TYPE_CHECKING:
     from latentpress.latents import EmbeddingLatents
-    from latentpress.press import Press, Session, load, shipped_presses
+    from latentpress.loading import load, shipped_presses
+    from latentpress.press import Press, Session
 
 __version__ = "0.1.0"
 
@@ -51,8 +52,8 @@ _HOME_OF = {
     "EmbeddingLatents": "latentpress.latents",
     "Press": "latentpress.press",
     "Session": "latentpress.press",
-    "load": "latentpress.press",
-    "shipped_presses": "latentpress.press",
+    "load": "latentpress.loading",
+    "shipped_presses": "latentpress.loading",
 }
 
 

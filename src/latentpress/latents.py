@@ -98,10 +98,8 @@ class EmbeddingLatents:
         return self.vectors.shape[0]
 
     def __repr__(self) -> str:
-        return (
-            f"EmbeddingLatents({len(self)} latents of {self.context_tokens} tokens, {self.ratio:.2f}x, "
-            f"{self.vectors.dtype}, press {self.press!r})"
-        )
+        sizes = f"{len(self)} latents of {self.context_tokens} tokens, {self.ratio:.2f}x"
+        return f"EmbeddingLatents({sizes}, {self.vectors.dtype}, press {self.press!r})"
 
     @property
     def context_tokens(self) -> int:
@@ -183,10 +181,8 @@ def _check_tensors(latents: EmbeddingLatents) -> None:
     for name in ("token_spans", "char_spans"):
         spans = getattr(latents, name)
         if spans.dtype != torch.int64 or tuple(spans.shape) != (vectors.shape[0], 2):
-            raise LatentsError(
-                f"{name} are {spans.dtype} of shape {tuple(spans.shape)}: "
-                f"{vectors.shape[0]} latents need torch.int64 of shape ({vectors.shape[0]}, 2)"
-            )
+            found = f"{spans.dtype} of shape {tuple(spans.shape)}"
+            raise LatentsError(f"{name} are {found}: {len(vectors)} latents need torch.int64 and ({len(vectors)}, 2)")
         if bool((spans < 0).any() | (spans[:, 0] > spans[:, 1]).any() | (spans[1:] < spans[:-1]).any()):
             raise LatentsError(f"{name} run backwards or below 0: starts and ends must not fall from latent to latent")
 
@@ -206,9 +202,9 @@ def _check_windows(latents: EmbeddingLatents) -> None:
     wrong = ((starts < bounds[:, 0]) | (ends > bounds[:, 1]) | (starts == ends)).nonzero()
     if len(wrong):
         index = int(wrong[0])
+        covered, window = token_spans[index].tolist(), bounds[index].tolist()
         raise LatentsError(
-            f"latent {index} covers the tokens {token_spans[index].tolist()}: "
-            f"it must cover at least one, inside its window {bounds[index].tolist()}"
+            f"latent {index} covers the tokens {covered}: give it one or more inside its window {window}"
         )
 
 
@@ -261,13 +257,17 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Returns tensors and metadata of a safetensors file, the tensors copied so that they outlive the file."""
     try:
         with file.open("rb") as raw:
-            if raw.read(4).startswith(_PICKLE_STARTS):
-                raise LatentsError(f"{file}: is a pickle or zip file, not opened because it can run code; {_REMEDY}")
+            start = raw.read(4)
         with safe_open(file, framework="pt", device="cpu") as opened:
             return {name: opened.get_tensor(name).clone() for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
     except OSError as error:
         raise LatentsError(f"{file}: cannot be read ({error.strerror or error}); {_REMEDY}") from error
     except SafetensorError as error:
+        # Only now: safetensors begins with its header's length, and a length may look like the start of a pickle.
+        if start.startswith(_PICKLE_STARTS):
+            raise LatentsError(
+                f"{file}: is a pickle or zip file, not opened because it can run code; {_REMEDY}"
+            ) from error
         raise LatentsError(f"{file}: is truncated or not safetensors ({error}); {_REMEDY}, or copy it again") from error
 
 

@@ -79,11 +79,16 @@ class PressModel(nn.Module):
             raise PressError(f"press {config.name!r} needs {'another' if config.encoder_base else 'no other'} base model for its encoder; pass encoder_base= accordingly")
         source = encoder_base or base
         self.config = config
-        self.encoder = Backbone(source.model, layers=config.encoder_layers, lora=config.encoder_lora)
         self.decoder = Backbone(base.model, lora=config.decoder_lora)
         self.compressor: Compressor = _named(COMPRESSORS, config.compressor, "compressor")()
         self.policy: RatioPolicy = make_policy(config)
-        self.converter = Converter(source.width, config.converter_width, base.width, zero=config.residual != "none")
+        self.encoder: Backbone | None = None
+        self.converter: Converter | None = None
+        if self.compressor.reads != "embeddings":
+            self.encoder = Backbone(source.model, layers=config.encoder_layers, lora=config.encoder_lora)
+            self.converter = Converter(source.width, config.converter_width, base.width, zero=config.residual != "none")
+        elif encoder_base is not None or config.residual != "none" or self.policy.predicts:
+            raise PressError(f"compressor {config.compressor!r} has no encoder; set residual='none', policy='fixed' and no encoder_base")
         self.head = nn.Linear(source.width, 1) if self.policy.predicts else None
         self.residual: EmbeddingResidual | None = None
         if config.residual != "none":
@@ -102,8 +107,11 @@ class PressModel(nn.Module):
         Args:
             texts: token ids of each, at least one token.
         """
-        device = self.encoder.device
+        device = self.decoder.device
         lengths = tuple(len(text) for text in texts)
+        if self.encoder is None:
+            plain = torch.tensor([i for text in texts for i in text], device=device)
+            return Encoded(plain, lengths, self.decoder.embed(plain), None)
         ids = torch.tensor([i for text in texts for i in (*text, self.eos)], device=device)
         embeddings, rows = self.compressor.prepare(self.encoder.embed(ids), [n + 1 for n in lengths])
         states = self.encoder(embeddings, Layout.of(rows, self.compressor.visibility, device=device))
@@ -123,6 +131,8 @@ class PressModel(nn.Module):
             Vectors `[M1 + M2 + ..., D]` in the decoder's type.
         """
         extracted = self.compressor.extract(encoded.states, encoded.lengths, sizes)
+        if self.converter is None:
+            return extracted
         vectors = self.converter(extracted.vectors, self.decoder.dtype)
         if self.residual is not None:
             index, counts, _ = window_index(encoded.lengths, sizes, encoded.ids.device)
@@ -141,7 +151,8 @@ class PressModel(nn.Module):
 
     def adapter_states(self) -> dict[str, dict[str, Tensor]]:
         """Weights of both adapters under PEFT's names."""
-        return {"encoder": lora_state(self.encoder.body), "decoder": lora_state(self.decoder.body)}
+        trees = {"encoder": self.encoder, "decoder": self.decoder}
+        return {role: lora_state(tree.body) for role, tree in trees.items() if tree is not None}
 
 
 def _named(table: dict[str, _T], name: str, kind: str) -> _T:

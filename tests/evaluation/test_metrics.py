@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentpress.evaluation import metrics
@@ -153,6 +153,7 @@ def test_a_string_or_nothing_as_answers_is_refused(score: Metric) -> None:
         score("x", [])
 
 
+@settings(deadline=None)
 @given(prediction=st.text(max_size=20), answers=st.lists(st.text(max_size=20), min_size=1, max_size=3))
 def test_scores_lie_between_zero_and_one_and_more_answers_never_hurt(prediction: str, answers: list[str]) -> None:
     for score in ALL_SCORES:
@@ -161,6 +162,7 @@ def test_scores_lie_between_zero_and_one_and_more_answers_never_hurt(prediction:
         assert whole >= score(prediction, answers[:1])
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=30))
 def test_exact_match_implies_full_f1_unless_nothing_is_left(text: str) -> None:
     assert metrics.exact_match(text, [text]) == 1.0
@@ -168,6 +170,7 @@ def test_exact_match_implies_full_f1_unless_nothing_is_left(text: str) -> None:
     assert metrics.em_chinese(text, [text]) == 1.0
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=30))
 def test_normalisation_is_of_one_line_without_ascii_punctuation(text: str) -> None:
     normalised = metrics.normalize_answer(text)

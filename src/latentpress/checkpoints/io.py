@@ -112,7 +112,7 @@ def read_press(folder: Path) -> tuple[PressConfig, dict[str, Tensor], dict[str, 
         if (found := sha256(path)) != digest:
             raise PressError(f"press {folder}: {name} has SHA-256 {found[:12]}..., config.json says {digest[:12]}...; the file is truncated or was changed, copy it again")
     modules = _load(folder / MODULES)
-    adapters = {role: _load(folder / name / "adapter_model.safetensors") for role, name in ADAPTERS.items()}
+    adapters = {role: _load(folder / name / "adapter_model.safetensors") for role, name in ADAPTERS.items() if f"{name}/adapter_model.safetensors" in digests}
     return config, modules, adapters, fingerprint
 
 
@@ -130,7 +130,7 @@ def read_config(folder: Path) -> tuple[PressConfig, dict[str, str], str]:
         raise PressError(f"{path} is not JSON ({error}); restore the file") from error
     digests = data.pop("files", None) if isinstance(data, dict) else None
     config = PressConfig.from_dict(data, str(path))
-    needed = {MODULES, *(f"{name}/adapter_model.safetensors" for name in ADAPTERS.values())}
+    needed = {MODULES, f"{ADAPTERS['decoder']}/adapter_model.safetensors"}
     if not isinstance(digests, dict) or not needed <= set(digests) or not all(_inside(folder, name) for name in digests):
         raise PressError(f"{path}: `files` must give the SHA-256 of {', '.join(sorted(needed))}; the press is incomplete, copy or train it again")
     return config, digests, hashlib.sha256(raw).hexdigest()

@@ -63,8 +63,9 @@ class Compressor(nn.Module, ABC):
     """Name in configurations and on the command line."""
     visibility: ClassVar[Visibility]
     """Attention of the encoder."""
-    reads: ClassVar[Literal["last", "all"]] = "last"
-    """Which layers' states `extract` takes: the last one's, or all (the embedding output included)."""
+    reads: ClassVar[Literal["last", "all", "embeddings"]] = "last"
+    """What `extract` takes: the last layer's states, those of all layers (the embedding output included), or the decoder's input
+    embeddings of the text; there is no encoder then, and no converter."""
     sizes: ClassVar[tuple[type[Size], ...]] = (Ratio, Length)
     """Kinds of size it can make."""
     describe: ClassVar[str]

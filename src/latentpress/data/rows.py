@@ -99,6 +99,8 @@ class ExampleMaker:
         self.tokenizer, self.prompt, self.window_tokens = tokenizer, prompt, window_tokens
         self.stop = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
         self._prefixes: dict[int, tuple[Piece, ...]] = {}
+        # The template's end, behind every request: a request is one inert piece before it, so nothing is rendered per question.
+        self._after_request = tuple(split_at_last_slot(render(tokenizer, ask_messages(prompt, 1, "")))[1])
         self._quote = tuple(encode_inert(tokenizer, "\n\nQuote: "))
 
     def tokenize(self, record: Record) -> TokenizedRecord:
@@ -112,8 +114,7 @@ class ExampleMaker:
         return TokenizedRecord(documents=documents, answers=answers, summary=summary, log2_ratio=label, language=record.lang)
 
     def _request(self, text: str) -> tuple[int, ...]:
-        _, after = split_at_last_slot(render(self.tokenizer, ask_messages(self.prompt, 1, text)))
-        return tuple(after)
+        return (*encode_inert(self.tokenizer, text), *self._after_request)
 
     def _target(self, text: str) -> tuple[int, ...]:
         return (*encode_inert(self.tokenizer, text), self.stop)
@@ -133,7 +134,7 @@ class ExampleMaker:
             draw: chooses questions and quotes.
             questions: most questions, drawn from all records'.
             quotes: passages of the text to be continued verbatim, a dense target that only a reader of the latents can hit.
-            quote_tokens: length of each.
+            quote_tokens: length of each, more than `QUOTE_CUE`.
         """
         documents = [document for record in records for document in record.documents]
         windows, counts, labels = [], [], []
@@ -150,16 +151,16 @@ class ExampleMaker:
         if len(records) == 1 and records[0].summary is not None:
             request, target = records[0].summary
             branches.append(Branch("summary", request + target, len(request)))
-        for _ in range(quotes):
-            document = draw.choice(documents)
-            start = draw.randrange(max(1, len(document) - quote_tokens))
+        quotable = [document for document in documents if len(document) > QUOTE_CUE]
+        for _ in range(quotes if quotable else 0):
+            document = draw.choice(quotable)
+            start = draw.randrange(max(1, len(document) - quote_tokens + 1))
             passage = document[start : start + quote_tokens]
-            if len(passage) > _QUOTE_CUE:
-                branches.append(Branch("quote", self._quote + passage, len(self._quote) + _QUOTE_CUE))
+            branches.append(Branch("quote", self._quote + passage, len(self._quote) + QUOTE_CUE))
         return Example(tuple(windows), tuple(counts), self.prefix(len(documents)), tuple(branches), tuple(labels))
 
 
-_QUOTE_CUE = 4  # tokens of a passage that are given, so that it can be found
+QUOTE_CUE = 4  # tokens of a passage that are given, so that it can be found
 
 
 def density_label(context_tokens: int, summary_tokens: int) -> float:

@@ -97,14 +97,23 @@ def row_loss(model: PressModel, examples: Sequence[Example], size: Size, *, late
     kinds = torch.tensor([KINDS.index(branch.kind) for example in examples for branch in example.branches for _ in range(branch.labels)])
     detached = losses.detach().cpu()
     by_kind = {kind: (float(detached[kinds == i].sum()), int((kinds == i).sum())) for i, kind in enumerate(KINDS) if bool((kinds == i).any())}
-    ratio, labelled = _ratio_loss(examples, predicted, losses)
+    ratio, labelled = ratio_loss(examples, predicted, losses.device)
     return RowLoss(losses.sum(), len(labels), ratio, labelled, by_kind)
 
 
-def _ratio_loss(examples: Sequence[Example], predicted: Tensor | None, like: Tensor) -> tuple[Tensor, int]:
+def ratio_loss(examples: Sequence[Example], predicted: Tensor | None, device: torch.device) -> tuple[Tensor, int]:
+    """Squared error of the predicted log2 ratio, summed over the windows that have a density label, and their number.
+
+    Args:
+        examples: rows.
+        predicted: log2 ratio of each of their windows, None without a prediction.
+        device: of the result.
+    """
     labels = [label for example in examples for label in example.log2_ratios]
     known = [i for i, label in enumerate(labels) if label is not None]
-    if predicted is None or not known:
-        return like.new_zeros(()), 0
-    target = torch.tensor([labels[i] for i in known], dtype=torch.float32, device=like.device)
+    if predicted is None:
+        return torch.zeros((), device=device), 0
+    if not known:  # part of the graph all the same: every process and every step has a gradient for the head
+        return predicted.sum() * 0.0, 0
+    target = torch.tensor([labels[i] for i in known], dtype=torch.float32, device=device)
     return F.mse_loss(predicted[known], target, reduction="sum"), len(known)

@@ -1,0 +1,203 @@
+"""`latentpress ask`: compress documents, or open their latents, and answer questions from them."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from latentpress.cli.documents import STDIN, is_latents_file, read_text
+from latentpress.cli.options import (
+    Base,
+    Device,
+    Dtype,
+    Json,
+    MaxNewTokens,
+    PressName,
+    Ratio,
+    Scale,
+    check_ratio_or_scale,
+    open_press,
+)
+from latentpress.cli.output import console, print_json, progress_console
+from latentpress.errors import ContextTooLongError, InputError
+
+if TYPE_CHECKING:
+    from latentpress.latents import EmbeddingLatents
+    from latentpress.press import Press, Session
+
+
+def ask(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE", help="Texts, latents files, or - for stdin; several are read as several documents."
+        ),
+    ],
+    questions: Annotated[
+        list[str], typer.Option("-q", "--question", metavar="Q", help="Question; may be given several times.")
+    ],
+    press: PressName = None,
+    ratio: Ratio = None,
+    scale: Scale = 0.0,
+    max_new_tokens: MaxNewTokens = 64,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also let the base model answer from the full text.")
+    ] = False,
+    base: Base = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Answer questions about documents from their latents.
+
+    The documents are compressed and read once, whatever the number of questions.
+    """
+    _check(files, questions, ratio=ratio, scale=scale, max_new_tokens=max_new_tokens, compare=compare)
+    sources = [_read(name) for name in files]  # before the press is loaded: mistakes show at once
+    opened = open_press(press, base=base, device=device, dtype=dtype)
+    latents, seconds = _compress(opened, sources, ratio, scale)
+    result = {
+        "press": {"name": opened.config.name, "fingerprint": opened.fingerprint},
+        "documents": [_describe(name, one) for name, one in zip(files, latents, strict=True)],
+        **_total(latents),
+        "seconds": {"compress": seconds},
+        "answers": [],
+    }
+    if not as_json:
+        _print_documents(result)
+    texts = [source for source in sources if isinstance(source, str)]
+    full = _full_text_session(opened, texts) if compare else (None, None)
+    started = time.perf_counter()
+    session = opened.session(latents)
+    result["seconds"]["read"] = time.perf_counter() - started
+    for question in questions:
+        answer = {"question": question, **_answer(session, question, max_new_tokens)}
+        if compare:
+            answer["full_text"] = _full_text_answer(*full, question, max_new_tokens)
+        result["answers"].append(answer)
+        if not as_json:
+            _print_answer(answer)
+    if as_json:
+        print_json(result)
+
+
+def _check(
+    files: list[str], questions: list[str], *, ratio: float | None, scale: float, max_new_tokens: int, compare: bool
+) -> None:
+    check_ratio_or_scale(ratio, scale)
+    if max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens {max_new_tokens} must be at least 1")
+    if not all(question.strip() for question in questions):
+        raise InputError("a question is empty; write it behind -q, in quotes")
+    if files.count(STDIN) > 1:
+        raise InputError("- (stdin) is given twice and can be read once; give it once")
+    ready = [name for name in files if is_latents_file(name)]
+    if ready and (ratio is not None or scale):
+        raise InputError(
+            f"{ready[0]}: is compressed already, so --ratio and --scale cannot change it; "
+            "leave them out, or give the text"
+        )
+    if ready and compare:
+        raise InputError(f"{ready[0]}: a latents file does not hold the text that --compare needs; give the text")
+
+
+def _read(name: str) -> "str | EmbeddingLatents":
+    if not is_latents_file(name):
+        return read_text(name)
+    from latentpress.latents import EmbeddingLatents
+
+    return EmbeddingLatents.load(name)
+
+
+def _compress(
+    press: "Press", sources: Sequence["str | EmbeddingLatents"], ratio: float | None, scale: float
+) -> tuple[list["EmbeddingLatents"], float]:
+    """Latents of every source, in order, and the seconds that compressing took."""
+    texts = [source for source in sources if isinstance(source, str)]
+    started = time.perf_counter()
+    with progress_console().status("compressing"):
+        made = iter(press.compress(texts, ratio=ratio, scale=scale) if texts else [])
+    seconds = time.perf_counter() - started if texts else 0.0
+    return [next(made) if isinstance(source, str) else source for source in sources], seconds
+
+
+def _describe(name: str, latents: "EmbeddingLatents") -> dict[str, Any]:
+    return {
+        "file": name,
+        "tokens": latents.context_tokens,
+        "latents": len(latents),
+        "ratio": latents.ratio,
+        "requested_ratio": latents.requested_ratio,
+        "scale": latents.scale,
+        "windows": len(latents.windows),
+    }
+
+
+def _total(latents: Sequence["EmbeddingLatents"]) -> dict[str, Any]:
+    from latentpress.latents import total_ratio
+
+    return {
+        "tokens": sum(one.context_tokens for one in latents),
+        "latents": sum(len(one) for one in latents),
+        "ratio": total_ratio(latents),
+    }
+
+
+def _answer(session: "Session", question: str, max_new_tokens: int) -> dict[str, Any]:
+    started = time.perf_counter()
+    answer = session.ask(question, max_new_tokens=max_new_tokens).strip()
+    return {"answer": answer, "seconds": time.perf_counter() - started}
+
+
+def _full_text_session(press: "Press", texts: list[str]) -> tuple["Session | None", str | None]:
+    """A session on the whole text, or why it cannot be: the answers from the latents are worth having all the same."""
+    try:
+        return press.text_session(press.config.prompt.between.join(texts)), None
+    except ContextTooLongError as error:
+        return None, str(error)
+
+
+def _full_text_answer(
+    session: "Session | None", error: str | None, question: str, max_new_tokens: int
+) -> dict[str, Any]:
+    if session is not None:
+        try:
+            return {**_answer(session, question, max_new_tokens), "error": None}
+        except ContextTooLongError as too_long:
+            error = str(too_long)
+    return {"answer": None, "seconds": None, "error": error}
+
+
+def _print_documents(result: dict[str, Any]) -> None:
+    out = console()
+    if len(result["documents"]) > 1:
+        for row in result["documents"]:
+            out.print(
+                f"{row['file']}: {row['tokens']:,} tokens, {row['latents']:,} latents, {row['ratio']:.1f}x",
+                soft_wrap=True,
+            )
+    out.print(
+        f"{result['press']['name']}: {result['tokens']:,} tokens in {result['latents']:,} latents, "
+        f"{result['ratio']:.1f}x, compressed in {result['seconds']['compress']:.2f} s",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def _print_answer(answer: dict[str, Any]) -> None:
+    out = console()
+    out.print()
+    out.print(answer["question"], style="bold", soft_wrap=True)
+    _print_one("from latents: " if "full_text" in answer else "", answer)
+    full = answer.get("full_text")
+    if full is not None and full["error"] is None:
+        _print_one("full text:    ", full)
+    elif full is not None:
+        out.print(f"full text:    none, {full['error']}", style="yellow", soft_wrap=True)
+
+
+def _print_one(label: str, answer: dict[str, Any]) -> None:
+    line = Text.assemble((label, "dim"), answer["answer"] or "(no answer)", (f"  {answer['seconds']:.2f} s", "dim"))
+    console().print(line, soft_wrap=True)

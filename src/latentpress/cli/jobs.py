@@ -1,0 +1,187 @@
+"""Documents to compress: where the latents of each go, which are there already, and what became of each."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from latentpress.cli.documents import LATENTS_SUFFIX, Document, is_jsonl_file, is_latents_file
+from latentpress.errors import InputError, LatentpressError, LatentsError, RatioError
+
+if TYPE_CHECKING:
+    from latentpress.latents import EmbeddingLatents
+    from latentpress.press import Press
+
+Status = Literal["waiting", "compressed", "skipped", "failed"]
+# Short documents go through together; an interruption loses one batch at most.
+_BATCH_TOKENS = 8192
+_BATCH_DOCUMENTS = 256
+
+
+@dataclass(kw_only=True, slots=True)
+class Job:
+    """One document and what became of it."""
+
+    name: str
+    """What messages call the document."""
+    output: Path
+    """File of its latents."""
+    tokens: int = 0
+    """Its tokens; 0 if it cannot be read."""
+    text_sha256: str = ""
+    """SHA-256 of its text, hexadecimal."""
+    status: Status = "waiting"
+    """What became of it."""
+    latents: int = 0
+    """Number of its latents, once they are there."""
+    error: str | None = None
+    """Why it failed."""
+
+    def finish(self, status: Status, made: "EmbeddingLatents") -> None:
+        """Notes that its latents are there."""
+        self.status, self.tokens, self.latents = status, made.context_tokens, len(made)
+
+    def fail(self, error: str) -> None:
+        """Notes that it cannot be compressed."""
+        self.status, self.error = "failed", error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        done = self.status in ("compressed", "skipped")
+        return {
+            "document": self.name,
+            "status": self.status,
+            "output": str(self.output) if done else None,
+            "tokens": self.tokens,
+            "latents": self.latents,
+            "ratio": self.tokens / self.latents if done else None,
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """Where latents go, and what they must have been made with to count as done."""
+
+    out: Path
+    """Folder, or the file itself for one document."""
+    press_fingerprint: str
+    """Fingerprint of the press."""
+    ratio: float | None
+    """Ratio asked for; None: the press chooses."""
+    scale: float
+    """Shift of that choice."""
+
+    def plan(self, documents: Iterable[Document], press: "Press") -> list[Job]:
+        """Reads every document once: counts its tokens, names its file, and looks whether that is done."""
+        jobs, stems, file_stems = [], [], []
+        for document in documents:
+            job = Job(name=document.name, output=self.out)
+            try:
+                if document.text is None:
+                    raise InputError(document.error or f"{document.name}: cannot be read")
+                job.tokens = press.count_tokens(document.text)
+                job.text_sha256 = hashlib.sha256(document.text.encode()).hexdigest()
+            except LatentpressError as error:
+                job.fail(str(error))
+            jobs.append(job)
+            stems.append(document.stem)
+            file_stems.append(document.file_stem)
+        if not is_latents_file(self.out.name):
+            self._name_outputs(jobs, stems, file_stems)
+        for job in jobs:
+            if job.status == "waiting" and (made := self._made_before(job)) is not None:
+                job.finish("skipped", made)
+        return jobs
+
+    def _name_outputs(self, jobs: list[Job], stems: list[str], file_stems: list[str]) -> None:
+        """a.txt -> a.latents.safetensors, or a.txt.latents.safetensors where there is an a.md too."""
+        shared = Counter(stems)
+        taken: dict[str, str] = {}
+        for job, stem, file_stem in zip(jobs, stems, file_stems, strict=True):
+            name = (stem if shared[stem] == 1 else file_stem) + LATENTS_SUFFIX
+            job.output = self.out / name
+            if job.status != "failed" and taken.setdefault(name, job.name) != job.name:
+                job.fail(
+                    f"{job.name}: its latents would overwrite those of {taken[name]} in {name}; "
+                    "give each an id or name of its own"
+                )
+
+    def _made_before(self, job: Job) -> "EmbeddingLatents | None":
+        """Latents of this very text by this press with these settings; None if there are none, or damaged ones."""
+        from latentpress.latents import EmbeddingLatents
+
+        if not job.output.is_file():
+            return None
+        try:
+            made = EmbeddingLatents.load(job.output)
+        except LatentsError:
+            return None
+        found = (made.press_fingerprint, made.text_sha256, made.requested_ratio, made.scale)
+        return made if found == (self.press_fingerprint, job.text_sha256, self.ratio, self.scale) else None
+
+
+def check_target(source: Path, out: Path) -> None:
+    """Refuses what cannot work before anything is loaded.
+
+    Raises:
+        InputError: a file as OUT for several documents, or OUT that is there and of the other kind.
+    """
+    several = source.is_dir() or is_jsonl_file(source.name)
+    if several and is_latents_file(out.name):
+        raise InputError(f"{out}: names one latents file, and {source} may hold several documents; give a folder")
+    if out.is_file() and not is_latents_file(out.name):
+        raise InputError(f"{out}: is a file; give a folder, or a name that ends in {LATENTS_SUFFIX}")
+    if out.is_dir() and is_latents_file(out.name):
+        raise InputError(f"{out}: is a folder that is named like a latents file; give another name")
+
+
+def batches(documents: Iterable[Document], jobs: list[Job]) -> Iterator[list[tuple[Job, str]]]:
+    """Groups waiting documents, which come in the order of their jobs, by tokens and number."""
+    batch: list[tuple[Job, str]] = []
+    tokens = 0
+    for document, job in zip(documents, jobs, strict=False):  # the folder may have changed since it was planned
+        if job.status != "waiting" or document.name != job.name:
+            continue
+        if document.text is None:
+            job.fail(document.error or f"{document.name}: cannot be read")
+            continue
+        if batch and (tokens + job.tokens > _BATCH_TOKENS or len(batch) == _BATCH_DOCUMENTS):
+            yield batch
+            batch, tokens = [], 0
+        batch.append((job, document.text))
+        tokens += job.tokens
+    if batch:
+        yield batch
+
+
+def run_batch(press: "Press", batch: list[tuple[Job, str]], target: Target, progress: Any) -> None:
+    """Compresses some documents and writes their files; one that cannot be compressed does not stop the others.
+
+    Args:
+        press: what compresses.
+        batch: jobs and their texts.
+        target: settings.
+        progress: called with tokens done and tokens in all, of this batch.
+
+    Raises:
+        RatioError: the settings do not fit the press.
+        LatentsError: a file cannot be written.
+    """
+    try:
+        made = press.compress([text for _, text in batch], ratio=target.ratio, scale=target.scale, progress=progress)
+    except RatioError:
+        raise
+    except LatentpressError as error:
+        if len(batch) == 1:
+            batch[0][0].fail(f"{batch[0][0].name}: {error}")
+            return
+        for one in batch:
+            run_batch(press, [one], target, progress)
+        return
+    for (job, _), latents in zip(batch, made, strict=True):
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        latents.save(job.output)
+        job.finish("compressed", latents)

@@ -1,0 +1,51 @@
+"""Options that several verbs share, and the press that they choose."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latentpress.cli.output import progress_console
+from latentpress.errors import InputError
+
+if TYPE_CHECKING:
+    from latentpress.press import Press
+
+DEFAULT_PRESS = "semidynamic-smollm2-135m"
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+PressName = Annotated[
+    str | None, typer.Option("--press", help=f"Name, folder or hub id; {DEFAULT_PRESS} if not given.")
+]
+Base = Annotated[str | None, typer.Option("--base", help="Where the press's base model lies, if not under its own id.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; a GPU if there is one.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="bfloat16, float32 or float16; bfloat16 if not given.")]
+Ratio = Annotated[
+    float | None, typer.Option("--ratio", help="Tokens a latent, one of the press's; it chooses if not given.")
+]
+Scale = Annotated[
+    float, typer.Option("--scale", help="Shift of the press's own choice: 1 is half the latents, -1 twice.")
+]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Most tokens of an answer.")]
+
+
+def check_ratio_or_scale(ratio: float | None, scale: float) -> None:
+    """Refuses a ratio together with a scale before anything is loaded.
+
+    Raises:
+        InputError: both were given.
+    """
+    if ratio is not None and scale:
+        raise InputError(
+            f"--ratio {ratio:g} and --scale {scale:g} contradict each other: "
+            "a scale shifts the ratio that the press chooses; give one"
+        )
+
+
+def open_press(
+    name: str | None, *, base: str | None = None, device: str | None = None, dtype: str | None = None
+) -> "Press":
+    """Loads a press, showing on a terminal that this takes a moment."""
+    with progress_console().status("loading the press"):
+        from latentpress.press import load
+
+        return load(name or DEFAULT_PRESS, base=base, device=device, dtype=dtype)

@@ -1,0 +1,79 @@
+"""`latentpress train`: train a press by a recipe, or go on with a training."""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentpress.cli.options import Json
+from latentpress.cli.output import console, print_json
+from latentpress.errors import InputError
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of the recipe.")],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data", metavar="PATH", help="JSON lines (plain, .xz, .gz) or a hub id; may be given several times."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, log, and the best press.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Settings of the recipe to change.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", help="Stop with a full checkpoint after so long; the same command goes on."),
+    ] = None,
+    dev: Annotated[
+        str | None, typer.Option("--dev", metavar="PATH", help="Records to evaluate on as the training goes.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="ID", help="Base model: name, folder or hub id.")
+    ] = None,
+    from_press: Annotated[
+        str | None, typer.Option("--from-press", metavar="PRESS", help="Start from the weights of a press.")
+    ] = None,
+    no_resume: Annotated[
+        bool, typer.Option("--no-resume", help="Start over instead of going on with the run in the out folder.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a press. Stop it whenever you like: the same command goes on from the last checkpoint."""
+    for override in overrides or []:
+        if "=" not in override.lstrip("="):
+            raise InputError(
+                f"override {override!r} is not a setting with its value; write name=value, for example steps=1000"
+            )
+    if minutes is not None and not minutes > 0:
+        raise InputError(f"--minutes {minutes:g} must be more than 0; leave it out to train to the last step")
+    if out.is_file():
+        raise InputError(f"{out}: is a file; give a folder for the run")
+    from latentpress.training.run import train as run_training
+
+    started = time.perf_counter()
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        press = run_training(
+            recipe,
+            data=data,
+            out=out,
+            minutes=minutes,
+            dev=dev,
+            base=base,
+            overrides=list(overrides or []),
+            resume=not no_resume,
+            from_press=from_press,
+        )
+    seconds = time.perf_counter() - started
+    if as_json:
+        print_json({"recipe": recipe, "out": str(out), "press": str(press), "seconds": seconds})
+    else:
+        console().print(
+            f"press in {press}, after {seconds / 60:.1f} minutes; "
+            f"try: latentpress ask FILE -q QUESTION --press {press}",
+            soft_wrap=True,
+        )

@@ -1,0 +1,143 @@
+"""Presses by name, folder or hub id."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from latentpress.base_model import base_folder
+from latentpress.backbone import Base, load_base
+from latentpress.checkpoints.config import BaseReference
+from latentpress.checkpoints.io import read_press
+from latentpress.errors import BaseModelError, InputError, PressError
+from latentpress.lora import load_lora_state
+from latentpress.model import PressModel
+
+if TYPE_CHECKING:
+    from latentpress.press import Press
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+
+
+def shipped_presses() -> dict[str, Path]:
+    """Presses that come with the library: name -> folder."""
+    root = Path(str(resources.files("latentpress"))) / "presses"
+    return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
+
+
+def press_folder(name: str | Path) -> Path:
+    """Folder of a press given by shipped name, folder or hub id.
+
+    Raises:
+        PressError: nothing of that name, with the shipped names.
+    """
+    shipped = shipped_presses()
+    if str(name) in shipped:
+        return shipped[str(name)]
+    folder = Path(name)
+    if folder.exists():
+        return folder
+    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
+        return _from_hub(str(name))
+    raise PressError(f"no press {str(name)!r}: not a folder, and shipped are {', '.join(shipped) or 'none'}; `latentpress info` lists them")
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # the hub raises a family of its own for network, name and permission
+        raise PressError(f"press {name!r} is no folder here and cannot be had from the hub ({type(error).__name__}: {error}); check the name and the network") from error
+
+
+def load(
+    name: str | Path,
+    *,
+    base: str | Path | None = None,
+    encoder_base: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Press:
+    """Loads a press.
+
+    Args:
+        name: a shipped name, a folder, or a hub id.
+        base: where its base model lies, if not under its own id.
+        encoder_base: likewise for an encoder of another base.
+        device: `cpu`, `cuda`, ...; a GPU if there is one, if None.
+        dtype: `bfloat16` (default), `float32` or `float16`.
+
+    Raises:
+        PressError: the press cannot be read.
+        BaseModelError: its base model is missing, or is another one than it was made for.
+        InputError: an unknown device or dtype.
+    """
+    from latentpress.press import Press
+
+    model, bases, fingerprint = load_model(press_folder(name), base=base, encoder_base=encoder_base, device=device, dtype=dtype)
+    return Press(model, bases[0], bases[1], fingerprint)
+
+
+def load_model(
+    folder: Path,
+    *,
+    base: str | Path | None = None,
+    encoder_base: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> tuple[PressModel, tuple[Base, Base | None], str]:
+    """Loads the network of a press; see `load`.
+
+    Returns:
+        The model, its base models, and the press's fingerprint.
+    """
+    place, kind = resolve_device(device), resolve_dtype(dtype)
+    config, modules, adapters, fingerprint = read_press(folder)
+    decoder_base = _open_base(config.base, base, config.name, place, kind)
+    other = None if config.encoder_base is None else _open_base(config.encoder_base, encoder_base, config.name, place, kind)
+    model = PressModel(config, decoder_base, other)
+    own = model.own_state()
+    wrong = sorted({*own} ^ {*modules}) + [name for name in own if name in modules and own[name].shape != modules[name].shape]
+    for role, backbone in (("encoder", model.encoder), ("decoder", model.decoder)):
+        state = adapters.get(role, {})
+        missing, unknown = load_lora_state(backbone.body, state) if backbone is not None else ([], [*state])
+        wrong += [f"{role} {name}" for name in (*missing, *unknown)]
+    if wrong:
+        raise PressError(f"press {folder}: weights do not fit its settings, first {wrong[0]!r} of {len(wrong)}; the folder mixes two presses, copy it again")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(modules[name])
+    model.eval()
+    return model, (decoder_base, other), fingerprint
+
+
+def _open_base(reference: BaseReference, given: str | Path | None, press: str, device: str, dtype: torch.dtype) -> Base:
+    base = load_base(base_folder(given or reference.id), id=str(given or reference.id), device=device, dtype=dtype)
+    if base.fingerprint != reference.fingerprint:
+        raise BaseModelError(
+            f"press {press!r} was made for base model {reference.id!r} ({reference.fingerprint[:12]}), but {base.id!r} is another one "
+            f"({base.fingerprint[:12]}); give the right one with base="
+        )
+    return base
+
+
+def resolve_device(device: str | None) -> str:
+    """The device to use: the one asked for, else a GPU if there is one, else the CPU."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}; try cpu") from error
+    return device
+
+
+def resolve_dtype(dtype: str | None) -> torch.dtype:
+    """The type of base weights and activations by name; bfloat16 if None."""
+    if dtype is not None and dtype not in _DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
+    return _DTYPES[dtype or "bfloat16"]

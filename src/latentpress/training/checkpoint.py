@@ -1,0 +1,181 @@
+"""The out folder of a run: checkpoints that are complete or absent, the identity of the run, and the press it makes.
+
+    OUT/
+      run.json              what the run is a function of; another run is refused here
+      checkpoint-N/         trained float32 masters, optimiser, schedule, counters after step N; the last two are kept
+      press/                the best press so far
+      log.jsonl, trainer_state.json, loss.png
+
+A checkpoint is written into a hidden folder, flushed, and gets its name by one rename. Randomness is a function of the step, so there
+is no generator state to keep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from latentpress.backbone import Backbone
+from latentpress.checkpoints.config import PressConfig
+from latentpress.checkpoints.io import write_press
+from latentpress.errors import TrainingError
+from latentpress.lora import LoraLinear, LoraSettings
+from latentpress.model import PressModel
+
+MASTERS = "masters.safetensors"
+COUNTERS = "counters.json"
+RUN = "run.json"
+PRESS = "press"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_KEPT = 2
+
+
+def checkpoints(out: Path) -> list[tuple[int, Path]]:
+    """Complete checkpoints of a run, by ascending step."""
+    found = [(int(match[1]), path) for path in out.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))]
+    return sorted(found)
+
+
+@contextlib.contextmanager
+def new_checkpoint(out: Path, step: int) -> Iterator[Path]:
+    """Gives a folder to write a checkpoint into; names it and drops the oldest ones when the body is done without an error."""
+    building = out / f".checkpoint-{step}.{uuid.uuid4().hex[:8]}.partial"
+    building.mkdir(parents=True)
+    try:
+        yield building
+        for path in (*building.iterdir(), building):
+            _flush(path)
+        final = out / f"checkpoint-{step}"
+        if final.exists():
+            remove(final)
+        os.replace(building, final)
+        _flush(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    for _, old in checkpoints(out)[:-_KEPT]:
+        remove(old)
+
+
+def remove(folder: Path) -> None:
+    """Takes a checkpoint its name, then its files, so that none is ever seen incomplete."""
+    doomed = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.old"
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep(out: Path) -> None:
+    """Removes what a killed process left behind, after undoing half of a swap of the press."""
+    for old in sorted(out.glob(f".{PRESS}.*.old")):
+        if not (out / PRESS).exists():
+            os.replace(old, out / PRESS)
+    for pattern in (".*.partial", ".*.old"):
+        for left in out.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    building = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
+    try:
+        building.write_text(text, encoding="utf-8")
+        os.replace(building, path)
+    finally:
+        building.unlink(missing_ok=True)
+
+
+def claim(out: Path, identity: dict[str, Any], *, resume: bool) -> Path | None:
+    """Makes the out folder this run's.
+
+    Args:
+        out: the folder.
+        identity: what the run is a function of.
+        resume: whether a run that is there may be continued.
+
+    Returns:
+        The newest checkpoint of the same run, None at the start.
+
+    Raises:
+        TrainingError: there are checkpoints of another run, with what differs; or of this one, and `resume` is False.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    sweep(out)
+    found = checkpoints(out)
+    plain = json.loads(json.dumps(identity))
+    if found:
+        try:
+            old = json.loads((out / RUN).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{out} holds {found[-1][1].name} but no readable {RUN} ({error}); train into another folder") from error
+        differing = list(_differences(old, plain))
+        if differing:
+            raise TrainingError(f"{out} holds a run with other settings: {'; '.join(differing[:5])}; give the same settings to resume it, or another folder to start anew")
+        if not resume:
+            raise TrainingError(f"{out} holds a run at step {found[-1][0]}; resume it, or give another folder to start anew")
+        return found[-1][1]
+    write_text(out / RUN, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+    return None
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name} was {old!r}, is {new!r}"
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that training moves, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def save_masters(model: nn.Module, folder: Path) -> None:
+    """Writes the trained parameters in float32."""
+    save_file({name: parameter.detach().cpu().contiguous() for name, parameter in trained(model).items()}, folder / MASTERS)
+
+
+def load_masters(model: nn.Module, folder: Path) -> None:
+    """Reads what `save_masters` wrote.
+
+    Raises:
+        TrainingError: the file does not fit the model.
+    """
+    state: dict[str, Tensor] = load_file(folder / MASTERS)
+    own = trained(model)
+    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in own.items()}:
+        raise TrainingError(f"{folder / MASTERS} does not hold the parameters of this training; remove {folder} to resume from the checkpoint before")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+
+
+def export_press(folder: Path, model: PressModel, config: PressConfig) -> None:
+    """Writes the press that a model is, in bfloat16; replaces an older one there."""
+
+    def adapter(role: str, backbone: Backbone, settings: LoraSettings) -> tuple[dict[str, Tensor], LoraSettings, list[str], int]:
+        names = [name for name, layer in backbone.body.named_modules() if isinstance(layer, LoraLinear)]
+        return model.adapter_states()[role], settings, names, backbone.depth
+
+    adapters = {"decoder": adapter("decoder", model.decoder, config.decoder_lora)}
+    if model.encoder is not None:
+        adapters["encoder"] = adapter("encoder", model.encoder, config.encoder_lora)
+    write_press(folder, config, model.own_state(), adapters)

@@ -1,0 +1,205 @@
+"""Training data as a function of the step: batch i depends on the seed, i and the data, and on nothing that happened before.
+
+So a run continues after any interruption with the batches it would have had, and every process of a distributed run sees the same
+batch and takes its share of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from latentpress.data.records import Record, read_records
+from latentpress.data.rows import QUOTE_CUE, Example, ExampleMaker, TokenizedRecord
+from latentpress.errors import DataError
+from latentpress.tokens import equal_windows
+from latentpress.training.recipes import Recipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One batch, of all processes together."""
+
+    number: int
+    """Index of the step, from 0."""
+    ratio: int
+    """Candidate ratio of all its rows."""
+    examples: tuple[Example, ...]
+    """Its rows."""
+
+    @property
+    def tokens(self) -> int:
+        """Context tokens."""
+        return sum(example.tokens for example in self.examples)
+
+    @property
+    def labels(self) -> int:
+        """Predicted tokens."""
+        return sum(example.labels for example in self.examples)
+
+    @property
+    def labelled(self) -> int:
+        """Windows with a density label."""
+        return sum(label is not None for example in self.examples for label in example.log2_ratios)
+
+    @property
+    def questions(self) -> int:
+        """Answers trained on."""
+        return sum(branch.kind == "answer" for example in self.examples for branch in example.branches)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingData:
+    """Records of a training, in tokens, and which of them are held back."""
+
+    train: tuple[TokenizedRecord, ...]
+    """Records to train on."""
+    dev: tuple[TokenizedRecord, ...]
+    """Records to evaluate on."""
+    dev_sources: tuple[Record, ...]
+    """The same records as they were read, for the texts of all acceptable answers."""
+    left_out: int
+    """Records with questions that were longer than the recipe takes, or with nothing to train on."""
+    digest: str
+    """SHA-256 over all records, hex."""
+
+
+def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: ExampleMaker) -> TrainingData:
+    """Reads, splits and tokenises the data of a training.
+
+    Args:
+        paths: files or hub ids.
+        dev: file or hub id to evaluate on; records are held back from the data if None.
+        recipe: what is left out, and how long a row may be.
+        maker: tokenises.
+
+    Raises:
+        DataError: a file cannot be read, or nothing is left to train on.
+    """
+    records = [record for path in paths for record in read_records(path) if not record.source.startswith(recipe.exclude_sources)]
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(repr(dataclasses.astuple(record)).encode())
+    if dev is None:
+        records, held = _hold_back(records, recipe.dev_records)
+    else:
+        held = read_records(dev)
+        digest.update(b"dev")
+        for record in held:
+            digest.update(repr(dataclasses.astuple(record)).encode())
+    made = [_usable(maker.tokenize(record), recipe.max_context_tokens) for record in records]
+    train = tuple(piece for pieces in made for piece in pieces)
+    if not train:
+        raise DataError(f"{', '.join(paths)}: none of {len(records)} records can be trained on; raise max_context_tokens={recipe.max_context_tokens} or give records with questions or text")
+    kept = [(record, pieces[0]) for record in held if len(pieces := _usable(maker.tokenize(record), recipe.max_context_tokens)) == 1]
+    dev_pieces, sources = tuple(piece for _, piece in kept), tuple(record for record, _ in kept)
+    return TrainingData(train=train, dev=dev_pieces, dev_sources=sources, left_out=sum(not pieces for pieces in made), digest=digest.hexdigest())
+
+
+def _hold_back(records: list[Record], count: int) -> tuple[list[Record], list[Record]]:
+    """Holds back the last records by the hash of their contexts, at most a tenth; the same context never lies on both sides."""
+    hashes = [hashlib.sha256("\0".join(record.contexts).encode()).hexdigest() for record in records]
+    last = sorted(set(hashes))
+    held = set(last[len(last) - min(count, len(last) // 10) :])
+    return [r for r, h in zip(records, hashes, strict=True) if h not in held], [r for r, h in zip(records, hashes, strict=True) if h in held]
+
+
+def _usable(record: TokenizedRecord, limit: int) -> list[TokenizedRecord]:
+    """The record if it can be a row, passages of it if it is a long plain text, else nothing."""
+    tokens = sum(map(len, record.documents))
+    asked = bool(record.answers) or record.summary is not None
+    if not asked and len(record.documents) == 1 and tokens > QUOTE_CUE:
+        text = record.documents[0]
+        return [dataclasses.replace(record, documents=(text[a:b],)) for a, b in equal_windows(tokens, limit)] if tokens > limit else [record]
+    return [record] if tokens <= limit and (asked or max(map(len, record.documents)) > QUOTE_CUE) else []
+
+
+def unigram_counts(records: Iterable[TokenizedRecord], vocabulary: int) -> Tensor:
+    """How often each vocabulary entry occurs in the contexts, `[V]` int64."""
+    counts = torch.zeros(vocabulary, dtype=torch.int64)
+    for record in records:
+        for document in record.documents:
+            counts += torch.bincount(torch.tensor(document), minlength=vocabulary)
+    return counts
+
+
+class StepStream(Dataset[Step]):
+    """The steps of a training, by index.
+
+    Each epoch is a permutation of the records drawn from the seed and the epoch's number, cut into rows (of one record, or of
+    several documents) and then into steps.
+    """
+
+    def __init__(self, records: Sequence[TokenizedRecord], maker: ExampleMaker, recipe: Recipe) -> None:
+        self.records, self.maker, self.recipe = records, maker, recipe
+        self._starts = [0]  # first step of each epoch planned so far
+        self._plan: tuple[int, list[list[list[int]]]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self.recipe.steps
+
+    def __getitem__(self, index: int) -> Step:
+        if not 0 <= index < self.recipe.steps:
+            raise IndexError(index)
+        draw = random.Random(f"{self.recipe.seed}/step/{index}")
+        ratio = draw.choices(self.recipe.candidates, self.recipe.ratio_weights_at(index))[0]
+        quotes = self.recipe.quotes_at(index)
+        return Step(number=index, ratio=ratio, examples=tuple(self._example(row, draw, quotes) for row in self.rows(index)))
+
+    def _example(self, row: Sequence[int], draw: random.Random, quotes: int) -> Example:
+        records = [self.records[i] for i in row]
+        asked = any(record.answers for record in records) and self.recipe.questions
+        if not asked and not (len(records) == 1 and records[0].summary):
+            quotes = max(1, quotes)  # a row without a branch would train nothing
+        return self.maker.example(records, draw, questions=self.recipe.questions, quotes=quotes, quote_tokens=self.recipe.quote_tokens)
+
+    def rows(self, index: int) -> list[list[int]]:
+        """Records of each row of a step."""
+        while self._starts[-1] <= index:
+            epoch = len(self._starts) - 1
+            self._plan = (epoch, self.epoch(epoch))
+            self._starts.append(self._starts[-1] + len(self._plan[1]))
+        epoch = bisect_right(self._starts, index) - 1
+        if self._plan[0] != epoch:
+            self._plan = (epoch, self.epoch(epoch))
+        return self._plan[1][index - self._starts[epoch]]
+
+    def epoch(self, number: int) -> list[list[list[int]]]:
+        """Steps of an epoch, each a list of rows, each a list of records; every record is in exactly one."""
+        draw = random.Random(f"{self.recipe.seed}/epoch/{number}")
+        order = list(range(len(self.records)))
+        draw.shuffle(order)
+        steps: list[list[list[int]]] = [[]]
+        tokens = at = 0
+        while at < len(order):
+            row, length = self._row(order, at, draw)
+            at += len(row)
+            if tokens >= self.recipe.tokens_per_step:
+                steps.append([])
+                tokens = 0
+            steps[-1].append(row)
+            tokens += length
+        return steps
+
+    def _row(self, order: Sequence[int], at: int, draw: random.Random) -> tuple[list[int], int]:
+        """Takes the next record, or with the recipe's share the next 2 to 4 of one document each, and their context tokens."""
+        wanted = draw.randint(2, 4) if draw.random() < self.recipe.multi_document else 1
+        row, length = [order[at]], self._tokens(order[at])
+        for index in order[at + 1 : at + wanted]:
+            alone = len(self.records[row[0]].documents) > 1 or len(self.records[index].documents) > 1
+            if alone or length + self._tokens(index) > self.recipe.max_context_tokens:
+                break
+            row.append(index)
+            length += self._tokens(index)
+        return row, length
+
+    def _tokens(self, index: int) -> int:
+        return sum(map(len, self.records[index].documents))

@@ -1,0 +1,175 @@
+"""One training from start to press: `latentpress train`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers import PrinterCallback, set_seed
+
+from latentpress.backbone import Base, load_base
+from latentpress.base_model import DEFAULT_BASE, base_folder
+from latentpress.checkpoints.config import BaseReference, PressConfig
+from latentpress.checkpoints.io import read_config, read_press
+from latentpress.data.rows import ExampleMaker
+from latentpress.errors import TrainingError
+from latentpress.lora import load_lora_state
+from latentpress.model import PressModel
+from latentpress.training.callbacks import EvaluateLast, Files, ShowProgress, StopAfter
+from latentpress.training.checkpoint import PRESS, claim, trained
+from latentpress.training.data_stream import StepStream, TrainingData, read_data, unigram_counts
+from latentpress.training.evaluate import make_dev_set
+from latentpress.training.memory import keep_freed_memory
+from latentpress.training.recipes import Recipe, make_recipe
+from latentpress.training.trainer import PressTrainer, training_arguments
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def train(
+    recipe_name: str,
+    *,
+    data: Sequence[str],
+    out: Path,
+    minutes: float | None = None,
+    dev: str | None = None,
+    base: str | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = True,
+    from_press: str | None = None,
+) -> Path:
+    """Trains a press, or goes on where the run in the out folder stopped.
+
+    Args:
+        recipe_name: one of `RECIPES`.
+        data: files or hub ids of training records.
+        out: folder of the run; see `latentpress.training.checkpoint`.
+        minutes: stop with a full checkpoint after so many, None to train to the end.
+        dev: file or hub id to evaluate on; some of the data is held back if None.
+        base: base model by id, folder or hub id; the embedded default if None.
+        overrides: `name=value` settings.
+        resume: whether a run in the out folder may be continued.
+        from_press: press folder to start the weights from.
+
+    Returns:
+        Folder of the best press so far.
+
+    Raises:
+        InputError: an unknown recipe or setting.
+        DataError: the data cannot be read.
+        BaseModelError: the base model cannot be had.
+        PressError: `from_press` cannot be read.
+        TrainingError: the loss is not finite or diverges, or the out folder holds another run.
+    """
+    started = time.monotonic()
+    recipe = make_recipe(recipe_name, overrides)
+    keep_freed_memory()
+    console = Console(stderr=True)
+    args = training_arguments(recipe, out)
+    loaded = open_base(base, recipe, args.device)
+    reference = BaseReference(id=loaded.id, fingerprint=loaded.fingerprint, width=loaded.width)
+    config = recipe.press_config(reference, {})
+    maker = ExampleMaker(loaded.tokenizer, config.prompt, config.window_tokens)
+    records = read_data(data, dev, recipe, maker)
+    identity = {"recipe": recipe.identity(), "data": records.digest, "base": loaded.fingerprint, "from_press": _fingerprint(from_press)}
+    with args.main_process_first(local=False):
+        checkpoint = claim(out, identity, resume=resume or args.process_index > 0)
+    press = new_press(config, loaded, recipe, records)
+    if from_press is not None:
+        load_weights(press, Path(from_press))
+    if args.process_index == 0:
+        console.print(_summary(press, loaded, records, recipe, checkpoint), highlight=False, soft_wrap=True)
+    stop = StopAfter(minutes, started)
+    trainer = PressTrainer(
+        press,
+        recipe,
+        StepStream(records.train, maker, recipe),
+        make_dev_set(records.dev, records.dev_sources, maker, recipe) if records.dev else None,
+        loaded.tokenizer,
+        out=out,
+        args=args,
+        provenance={"recipe": recipe.identity(), "data": [Path(path).name for path in data], "records": len(records.train)},
+        callbacks=[EvaluateLast(), stop, Files(out)],
+    )
+    _run(trainer, checkpoint, console)
+    if not (out / PRESS).exists():  # stopped before the first evaluation, or there is nothing to evaluate on
+        trainer.export({})
+    if stop.stopped and args.process_index == 0:
+        console.print(f"time is up at step {trainer.state.global_step} of {recipe.steps}; the same command goes on from there")
+    return out / PRESS
+
+
+def open_base(base: str | None, recipe: Recipe, device: torch.device) -> Base:
+    """Loads the base model of a training, frozen, in the recipe's type."""
+    name = base or DEFAULT_BASE
+    return load_base(base_folder(name), id=name, device=str(device), dtype=_DTYPES[recipe.dtype])
+
+
+def new_press(config: PressConfig, base: Base, recipe: Recipe, records: TrainingData) -> PressModel:
+    """Makes the press that training starts from: random weights by the recipe's seed, salience by the data's word frequencies."""
+    set_seed(recipe.seed)
+    press = PressModel(config, base)
+    if press.residual is not None:
+        counts = unigram_counts(records.train, base.model.config.vocab_size)
+        press.residual.start_from(counts.to(base.model.device), recipe.residual_sharpness)
+    return press
+
+
+def load_weights(press: PressModel, folder: Path) -> None:
+    """Copies the weights of a press folder into a model.
+
+    Raises:
+        TrainingError: the press was made for another base, or has other settings of its modules, each named.
+    """
+    config, modules, adapters, _ = read_press(folder)
+    own = press.own_state()
+    names = ("encoder_layers", "encoder_lora", "decoder_lora", "compressor", "policy", "converter_width", "residual")
+    differing = [f"{name} is {getattr(config, name)!r} there, {getattr(press.config, name)!r} here" for name in names if getattr(config, name) != getattr(press.config, name)]
+    if config.base.fingerprint != press.config.base.fingerprint:
+        differing.insert(0, f"its base model is {config.base.id!r} ({config.base.fingerprint[:12]}), not {press.config.base.id!r} ({press.config.base.fingerprint[:12]})")
+    if differing or {k: v.shape for k, v in modules.items()} != {k: v.shape for k, v in own.items()}:
+        raise TrainingError(f"training cannot start from press {folder}: {'; '.join(differing) or 'its modules have other shapes'}; give the press's settings as overrides")
+    for role, backbone in (("encoder", press.encoder), ("decoder", press.decoder)):
+        if backbone is None:
+            continue
+        missing, unknown = load_lora_state(backbone.body, adapters[role])
+        assert not missing and not unknown, f"{role} adapter of equal settings lacks {missing} or has {unknown}"
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(modules[name])
+
+
+def _fingerprint(from_press: str | None) -> str | None:
+    return None if from_press is None else read_config(Path(from_press))[2]
+
+
+def _run(trainer: PressTrainer, checkpoint: Path | None, console: Console) -> None:
+    """Trains from a checkpoint, or from the start, unless all steps are done."""
+    trainer.remove_callback(PrinterCallback)
+    if checkpoint is not None and int(checkpoint.name.rpartition("-")[2]) >= trainer.recipe.steps:
+        return
+    progress = ShowProgress(console)
+    trainer.add_callback(progress)
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        progress.close()
+
+
+def _summary(press: PressModel, base: Base, records: TrainingData, recipe: Recipe, checkpoint: Path | None) -> str:
+    """What is trained, on what, and from where."""
+    count = sum(parameter.numel() for parameter in trained(press).values())
+    whole = sum(parameter.numel() for parameter in base.model.parameters())
+    tokens = sum(len(document) for record in records.train for document in record.documents)
+    questions = sum(len(record.answers) for record in records.train)
+    left_out = f", {records.left_out} left out" if records.left_out else ""
+    return "\n".join(
+        (
+            f"press {recipe.press}: {count / 1e6:.2f} M parameters trained, {100 * count / whole:.1f}% of the base's {whole / 1e6:.1f} M",
+            f"data: {len(records.train)} records, {questions} questions, {tokens / 1e6:.2f} M context tokens{left_out}; {len(records.dev)} dev records",
+            f"steps: {recipe.steps} of {recipe.tokens_per_step} context tokens, from {checkpoint.name if checkpoint else 'the start'}",
+        )
+    )
