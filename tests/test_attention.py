@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -54,10 +54,11 @@ def naive(
     out = torch.zeros(1, q.shape[2], HEADS, WIDTH, dtype=q.dtype)
     start = 0
     for mask in masks:
+        columns = torch.arange(start, start + len(mask))
         for head in range(HEADS):
             shared = head // (HEADS // KEY_HEADS)
             for query in range(len(mask)):
-                seen = start + mask[query].nonzero()[:, 0]
+                seen = columns[mask[query]]
                 scores = (k[0, shared, seen] @ q[0, head, start + query]) * scale
                 if softcap is not None:
                     scores = torch.tanh(scores / softcap) * softcap
@@ -85,6 +86,7 @@ def test_packed_attention_equals_a_naive_loop(
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
 
 
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5),
     visibility=st.sampled_from(["bidirectional", "causal"]),
@@ -100,9 +102,7 @@ def test_packed_attention_equals_a_naive_loop_at_any_lengths(
     layout = with_backend(Layout.of(lengths, visibility), backend)
     out, _ = packed_attention(Layer(), q, k, v, None, scale, layout=layout, sliding_window=window)
     masks = [visible(n, visibility, window) for n in lengths]
-    torch.testing.assert_close(
-        out, naive(q, k, v, masks, scale=scale or WIDTH**-0.5), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(out, naive(q, k, v, masks, scale=scale or WIDTH**-0.5), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
@@ -130,7 +130,13 @@ def test_branches_whose_positions_restart_slide_their_window_by_position(backend
     packed, _ = packed_attention(Layer(), q, k, v, None, layout=layout, sliding_window=3)
     for branch in ([0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 7, 8, 9]):
         alone, _ = packed_attention(
-            Layer(), q[:, :, branch], k[:, :, branch], v[:, :, branch], None, layout=Layout.of((7,), "causal"), sliding_window=3
+            Layer(),
+            q[:, :, branch],
+            k[:, :, branch],
+            v[:, :, branch],
+            None,
+            layout=Layout.of((7,), "causal"),
+            sliding_window=3,
         )
         torch.testing.assert_close(packed[:, branch], alone, atol=1e-5, rtol=1e-5)
 
@@ -153,11 +159,13 @@ def test_both_back_ends_give_the_same_values_and_gradients(visibility: Visibilit
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_gradient_of_the_fused_kernel_is_the_numerical_one(masked: bool) -> None:
     lengths = (3, 1, 4)
-    q, k, v = (t[0].requires_grad_() for t in heads(8, dtype=torch.float64))
+    q, k, v = (t[0, :, :, :4].contiguous().requires_grad_() for t in heads(8, dtype=torch.float64))
     masks: list[Tensor | None] = [None] * 3
     if masked:
         lowest = torch.finfo(torch.float64).min
-        masks = [torch.zeros(n, n, dtype=torch.float64).masked_fill(~visible(n, "causal", None), lowest) for n in lengths]
+        masks = [
+            torch.zeros(n, n, dtype=torch.float64).masked_fill(~visible(n, "causal", None), lowest) for n in lengths
+        ]
     assert torch.autograd.gradcheck(lambda *x: _EagerAttention.apply(*x, lengths, masks, 0.3), (q, k, v))
 
 
@@ -244,7 +252,7 @@ def test_every_family_has_hugging_faces_gradients(tiny_bases: Base, visibility: 
             states = backbone(embeddings, with_backend(Layout.of((9,), visibility), backend))
         gradients.append(torch.autograd.grad((states * weights).sum(), embeddings)[0])
     for gradient in gradients[:2]:
-        torch.testing.assert_close(gradient, gradients[2], atol=1e-4, rtol=1e-4)
+        assert (gradient - gradients[2]).norm() < 1e-5 * gradients[2].norm()
 
 
 # ---- keys and values ----
@@ -331,7 +339,9 @@ def test_joined_prefixes_of_different_lengths_continue_each_for_itself(tiny_base
     assert [joined.length(i) for i in range(3)] == [9, 2, 9]
     states = step(backbone, joined, [rest[0], rest[1], rest[1]])
     for state, prefix, more in zip(states, [*prefixes, prefixes[0]], [*rest, rest[1]], strict=True):
-        torch.testing.assert_close(state, full(backbone, torch.cat([prefix, more]))[len(prefix) :], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            state, full(backbone, torch.cat([prefix, more]))[len(prefix) :], atol=1e-5, rtol=1e-5
+        )
     assert [cache.length(0) for cache in caches] == [9, 2]
 
 
@@ -350,6 +360,7 @@ def held(cache: KeyValueCache, sequence: int) -> list[int]:
     return [int(i) for i in positions]
 
 
+@settings(max_examples=60)
 @given(st.data())
 def test_a_cache_behaves_as_lists_do(data: st.DataObject) -> None:
     """Any order of additions, forks, joins and choices, against Python lists that are copied each time."""
@@ -391,10 +402,11 @@ def test_keep_gives_the_sequences_in_the_order_asked(tiny_base: Base) -> None:
         torch.testing.assert_close(state, full(backbone, torch.cat([row, new]))[len(row) :], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("tiny_bases", ["llama", "gemma3"], indirect=True)
 def test_a_cache_outgrows_its_spare_room(tiny_bases: Base) -> None:
-    """Token by token far beyond the room a buffer is given ahead, and beyond every sliding window."""
+    """Token by token beyond the room a buffer is given ahead, and beyond every sliding window."""
     backbone = Backbone(tiny_bases.model)
-    row, cache = tokens(170, 0), KeyValueCache(1)
+    row, cache = tokens(90, 0), KeyValueCache(1)
     states = [step(backbone, cache, [row[:3]])[0]]
-    states += [step(backbone, cache, [row[i : i + 1]])[0] for i in range(3, 170)]
+    states += [step(backbone, cache, [row[i : i + 1]])[0] for i in range(3, 90)]
     torch.testing.assert_close(torch.cat(states), full(backbone, row), atol=2e-5, rtol=2e-5)

@@ -91,8 +91,9 @@ class KeyValueCache:
     def join(caches: Sequence[KeyValueCache]) -> KeyValueCache:
         """Returns one cache that continues from the sequences of several, in order, and leaves them as they are."""
         new = KeyValueCache(sum(cache.sequences for cache in caches))
-        for layer in caches[0]._layers:
-            new._layers[layer] = [stored.borrowed() if stored else None for cache in caches for stored in cache._layers[layer]]
+        for layer in dict.fromkeys(layer for cache in caches for layer in cache._layers):
+            rows = (cache._layers.get(layer, [None] * cache.sequences) for cache in caches)  # a cache may still be empty
+            new._layers[layer] = [stored.borrowed() if stored else None for row in rows for stored in row]
         return new
 
     def length(self, sequence: int) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,6 +25,8 @@ from latentpress.lora import LoraSettings, add_lora
 
 # RMSNorm classes that compute weight * x / rms(x), with no offset on the weight.
 _PLAIN_RMS_NORMS = {"LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "MistralRMSNorm"}
+# Architectures whose packed passes the tests compare with transformers' own; any other is compared when it is loaded.
+_TESTED = {f"{name}ForCausalLM" for name in ("Llama", "Qwen2", "Qwen3", "Mistral", "Gemma", "Gemma2", "Gemma3")}
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -32,7 +34,8 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
         inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
         normed = x * inverse
         ctx.save_for_backward(normed, weight, inverse)
@@ -87,13 +90,15 @@ class Backbone(nn.Module):
             if type(layer).__name__ in _PLAIN_RMS_NORMS:
                 parent, _, leaf = name.rpartition(".")
                 setattr(body.get_submodule(parent), leaf, FusedRmsNorm(layer))
-        if lora is not None:
-            add_lora(body.layers, lora)
+        if lora is not None and not add_lora(body.layers, lora):
+            raise BaseModelError(f"{type(model).__name__} has no linear layer to adapt; choose another base model")
         body.config = copy.copy(body.config)
         body.config._attn_implementation = PACKED
         for layer in body.modules():
             if isinstance(getattr(layer, "config", None), type(body.config)):
                 layer.config = body.config
+            if hasattr(layer, "attention_dropout"):  # of the base's own training; ours is the adapters'
+                layer.attention_dropout = 0.0
         self.body = body
         object.__setattr__(self, "_head", model.get_output_embeddings())
         self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
@@ -168,27 +173,61 @@ def load_base(folder: Path, *, id: str, device: str = "cpu", dtype: torch.dtype 
         BaseModelError: the folder cannot be read, or its tokenizer is not a fast one.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"base model {id!r} in {folder} cannot be loaded: {error}; remove the folder and fetch it again") from error
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # safetensors, tokenizers and transformers raise families of their own
+        raise BaseModelError(
+            f"base model {id!r} in {folder} cannot be loaded ({type(error).__name__}: {error}); "
+            "fetch it again, as a folder of config.json, tokenizer.json and *.safetensors"
+        ) from error
     if not tokenizer.is_fast:
         raise BaseModelError(f"base model {id!r} has no fast tokenizer; character spans need one (install its tokenizer.json)")
     return wrap_base(model, tokenizer, id=id, fingerprint=fingerprint(folder), device=device)
 
 
 def wrap_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, id: str, fingerprint: str, device: str = "cpu") -> Base:
-    """Makes a base of a model already in memory; freezes it and puts it in evaluation mode."""
+    """Makes a base of a model already in memory; freezes it and puts it in evaluation mode.
+
+    Raises:
+        BaseModelError: packed passes do not give what the model itself gives.
+    """
     model.eval().requires_grad_(False)
-    return Base(model=model.to(device), tokenizer=tokenizer, id=id, fingerprint=fingerprint)  # type: ignore[arg-type]
+    model = model.to(device)  # type: ignore[arg-type]
+    if type(model).__name__ not in _TESTED and not _packs(model):
+        raise BaseModelError(
+            f"base model {id!r} is a {type(model).__name__}, which does not keep sequences of one row apart as this "
+            "library needs; use a Llama, Qwen2, Qwen3, Mistral, Gemma or another plain transformer"
+        )
+    return Base(model=model, tokenizer=tokenizer, id=id, fingerprint=fingerprint)
+
+
+@torch.no_grad()
+def _packs(model: PreTrainedModel) -> bool:
+    """Whether two sequences side by side get the logits that the model itself gives each alone."""
+    try:
+        backbone = Backbone(model)
+        ids = torch.arange(5, device=backbone.device)
+        packed = backbone.logits(backbone(backbone.embed(ids), Layout.of((2, 3), "causal", device=ids.device)))
+        alone = torch.cat([model(input_ids=part[None], use_cache=False).logits[0] for part in ids.split((2, 3))]).float()
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return False
+    return bool((packed - alone).norm() <= 0.1 * alone.norm())  # bfloat16 rounds differently, mixing differs by far more
 
 
 def fingerprint(folder: Path) -> str:
     """Identity of a base model: names, shapes, and a strided sample of the values of all its weights, and its architecture's sizes.
 
     Does not depend on the library's version, the file layout or the type on disk beyond bfloat16 rounding.
+
+    Raises:
+        BaseModelError: a file is missing or cannot be read.
     """
-    config = json.loads((folder / "config.json").read_text())
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"{folder / 'config.json'} of the base model cannot be read ({error}); fetch it again") from error
     keys = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
     digest = hashlib.sha256(json.dumps({k: config.get(k) for k in keys}, sort_keys=True).encode())
     weights: dict[str, tuple[Path, str]] = {}

@@ -27,7 +27,7 @@ _FIXED_RATIOS = (4, 8)
 _MAX_NEW_TOKENS = 32
 
 _INTRODUCTION = (
-    "A press turns a document into a few latents, once; a language model then answers questions from the latents alone, "
+    "A press turns a document into a few latents, once; a language model then answers from the latents alone, "
     "without the text.\n"
     "Beside each answer stands that of the base model ({base}), not trained for this, with the full text before it."
 )

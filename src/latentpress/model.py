@@ -47,6 +47,24 @@ class Converter(nn.Module):
         return F.linear(hidden, self.down.weight.to(dtype))
 
 
+class RatioHead(nn.Module):
+    """The selector's linear head on the state of the EOS token (arXiv 2603.25926, equations 1 and 2).
+
+    The state is scaled to norm 4 and the bias starts at the middle of the usual ratios, 4: a large state under a plain linear layer
+    gives gradients that drown those of the language model in a clipped step (measured, docs/experiments.md).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.constant_(self.linear.bias, 2.0)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """`[B, De]` -> predicted log2 ratios `[B]` float32."""
+        return self.linear(4 * F.normalize(states.float(), dim=-1))[:, 0]  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
     """What the encoder knows of some texts, end to end."""
@@ -89,7 +107,7 @@ class PressModel(nn.Module):
             self.converter = Converter(source.width, config.converter_width, base.width, zero=config.residual != "none")
         elif encoder_base is not None or config.residual != "none" or self.policy.predicts:
             raise PressError(f"compressor {config.compressor!r} has no encoder; set residual='none', policy='fixed' and no encoder_base")
-        self.head = nn.Linear(source.width, 1) if self.policy.predicts else None
+        self.head = RatioHead(source.width) if self.policy.predicts else None
         self.residual: EmbeddingResidual | None = None
         if config.residual != "none":
             if encoder_base is not None:
@@ -117,7 +135,7 @@ class PressModel(nn.Module):
         states = self.encoder(embeddings, Layout.of(rows, self.compressor.visibility, device=device))
         ends = torch.tensor(lengths, device=device).add(1).cumsum(0) - 1
         is_text = torch.ones(len(states), dtype=torch.bool, device=device).index_fill(0, ends, False)
-        predicted = None if self.head is None else self.head(states[ends].float())[:, 0]
+        predicted = None if self.head is None else self.head(states[ends])
         return Encoded(ids[is_text], lengths, states[is_text], predicted)
 
     def latents(self, encoded: Encoded, sizes: Sequence[Size]) -> Extracted:

@@ -5,6 +5,7 @@ Text of a user is inert: what looks like a special token of the chat template in
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,22 +28,63 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> TokenizedText:
     """Tokenises a document, special tokens inert.
 
     Raises:
-        InputError: the text is empty, only white space, or holds NUL characters (a binary file read as text).
+        InputError: the text is empty, only white space, or holds what no text holds (a binary file read as text).
     """
     if not text.strip():
         raise InputError(f"the text is empty ({len(text)} characters, none of them visible); give a document with at least one word")
     if "\x00" in text:
         raise InputError(f"the text holds a NUL character at position {text.index(chr(0))}: it looks binary; convert the document to plain text first")
-    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
-    return TokenizedText(ids=tuple(encoded["input_ids"]), offsets=tuple((int(a), int(b)) for a, b in encoded["offset_mapping"]))
+    ids: list[int] = []
+    offsets: list[tuple[int, int]] = []
+    for start, part in _inert_parts(tokenizer, text):
+        encoded = tokenizer(
+            part, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        )
+        ids += encoded["input_ids"]
+        offsets += [(start + a, start + b) for a, b in encoded["offset_mapping"]]
+    if not ids:
+        raise InputError(f"the tokenizer makes no tokens of this text of {len(text)} characters; give one with words")
+    return TokenizedText(ids=tuple(ids), offsets=tuple(offsets))
 
 
 def encode_inert(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of user text inside a prompt (a question, an answer), special tokens inert; may be empty."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
+    ids: list[int] = []
+    for _, part in _inert_parts(tokenizer, text):
+        ids += tokenizer(part, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    return ids
 
 
-def encode_template(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def _inert_parts(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[int, str]]:
+    """Cuts a text inside whatever the chat template means as a token although the tokenizer does not call it special.
+
+    Tokenizers leave such added tokens (Qwen's `<think>`) whole even when special ones are split.
+
+    Returns:
+        Start and characters of each part; nearly always the whole text.
+
+    Raises:
+        InputError: the text holds half a surrogate pair, which no tokenizer takes.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the text holds half a character (a lone surrogate) at position {error.start}; "
+            "decode the document again, with errors='replace'"
+        ) from error
+    template = str(tokenizer.chat_template or "")
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special)
+    cuts = {0}
+    for token in added:
+        if len(token.strip()) > 1 and token in template:
+            at = text.find(token)
+            while at >= 0:
+                cuts.add(at + 1)
+                at = text.find(token, at + 1)
+    edges = [*sorted(cuts), len(text)]
+    return [(a, text[a:b]) for a, b in itertools.pairwise(edges)]
+(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a piece of the chat template itself, whose special tokens are meant."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
 

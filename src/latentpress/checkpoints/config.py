@@ -63,6 +63,21 @@ class PressConfig:
     trained: dict[str, Any] = field(default_factory=dict)
     """Where the weights come from: recipe, data, steps; for people, read by no code."""
 
+    def __post_init__(self) -> None:
+        limits: dict[str, tuple[float, float]] = {
+            "window_tokens": (self.window_tokens, 1),
+            "converter_width": (self.converter_width, 1),
+            "encoder_layers": (1 if self.encoder_layers is None else self.encoder_layers, 1),
+            "encoder_lora.rank": (self.encoder_lora.rank, 1),
+            "decoder_lora.rank": (self.decoder_lora.rank, 1),
+        }
+        for name, (value, least) in limits.items():
+            if value < least:
+                raise PressError(f"press {self.name!r}: {name} is {value}, it must be at least {least}")
+        for name, lora in (("encoder_lora", self.encoder_lora), ("decoder_lora", self.decoder_lora)):
+            if not 0 <= lora.dropout < 1:
+                raise PressError(f"press {self.name!r}: {name}.dropout is {lora.dropout}, it must be from 0 to below 1")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with the schema version."""
         return {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import uuid
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -47,11 +47,15 @@ def write_press(folder: Path, config: PressConfig, modules: dict[str, Tensor], a
         config: its settings.
         modules: weights outside the adapters.
         adapters: for `encoder` and `decoder`: weights under PEFT's names, settings, names of the adapted layers, depth.
+
+    Raises:
+        PressError: something else than a press is there, or it cannot be written; what was there stays as it was.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()  # a link keeps pointing where it did
+    _refuse_what_is_no_press(folder)
     building = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
-        building.mkdir()
+        building.mkdir(parents=True)
         _save(modules, building / MODULES)
         for role, (state, settings, names, depth) in adapters.items():
             _save_adapter(building / ADAPTERS[role], config, role, state, settings, names, depth)
@@ -59,8 +63,23 @@ def write_press(folder: Path, config: PressConfig, modules: dict[str, Tensor], a
         data = {**config.to_dict(), "files": {name: sha256(building / name) for name in files}}
         (building / CONFIG).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
         _swap(building, folder)
+    except (OSError, SafetensorError) as error:
+        raise PressError(
+            f"the press cannot be written to {folder} ({error}), and what was there is unchanged; free space, or give another folder"
+        ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _refuse_what_is_no_press(folder: Path) -> None:
+    """A press may replace a press, never somebody's documents."""
+    try:
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
+            raise PressError(f"{folder} holds files and is no press; give a new folder, or empty this one")
+        if folder.exists() and not folder.is_dir():
+            raise PressError(f"{folder} is a file; give a folder for the press")
+    except OSError as error:
+        raise PressError(f"{folder} cannot be read ({error}); give another folder for the press") from error
 
 
 def _swap(building: Path, folder: Path) -> None:
@@ -68,8 +87,13 @@ def _swap(building: Path, folder: Path) -> None:
         os.replace(building, folder)
         return
     old = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.old"
-    os.replace(folder, old)
-    os.replace(building, folder)
+    try:
+        os.replace(folder, old)
+        os.replace(building, folder)
+    except BaseException:  # an interruption too must not leave the name without a press
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -123,21 +147,26 @@ def read_config(folder: Path) -> tuple[PressConfig, dict[str, str], str]:
         pickles = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLES) if folder.is_dir() else []
         hint = f"; {pickles[0]} is a pickle, which is never read: a press is config.json and safetensors" if pickles else ""
         raise PressError(f"no press at {folder}: {CONFIG} is missing{hint}; give a press folder or a name that `latentpress info` lists")
-    raw = path.read_bytes()
     try:
+        raw = path.read_bytes()
         data: Any = json.loads(raw)
-    except ValueError as error:
-        raise PressError(f"{path} is not JSON ({error}); restore the file") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise PressError(f"{path} cannot be read as JSON ({error}); restore the file") from error
     digests = data.pop("files", None) if isinstance(data, dict) else None
     config = PressConfig.from_dict(data, str(path))
     needed = {MODULES, f"{ADAPTERS['decoder']}/adapter_model.safetensors"}
-    if not isinstance(digests, dict) or not needed <= set(digests) or not all(_inside(folder, name) for name in digests):
+    if not isinstance(digests, dict) or not needed <= set(digests):
         raise PressError(f"{path}: `files` must give the SHA-256 of {', '.join(sorted(needed))}; the press is incomplete, copy or train it again")
+    for name, digest in digests.items():
+        if not _inside(name) or not isinstance(digest, str):
+            raise PressError(f"{path}: `files` has {name!r}: {digest!r}, not a file of the press and its SHA-256; copy the press again")
     return config, digests, hashlib.sha256(raw).hexdigest()
 
 
-def _inside(folder: Path, name: str) -> bool:
-    return (folder / name).resolve().is_relative_to(folder.resolve())
+def _inside(name: str) -> bool:
+    """By name alone: the hub's cache fills its folders with links to files elsewhere."""
+    path = PurePath(name)
+    return "\x00" not in name and not path.is_absolute() and ".." not in path.parts
 
 
 def _load(path: Path) -> dict[str, Tensor]:

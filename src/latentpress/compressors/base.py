@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from latentpress.attention import Visibility
+from latentpress.errors import RatioError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,9 @@ class Ratio:
 
     value: int
     """Pooling window S, at least 1."""
+
+    def __post_init__(self) -> None:
+        _check_size(self.value)
 
     def latents(self, tokens: int) -> int:
         """Number of latents M = ceil(T / S) of a text of so many tokens."""
@@ -32,12 +36,20 @@ class Length:
     value: int
     """Latents M, at least 1."""
 
+    def __post_init__(self) -> None:
+        _check_size(self.value)
+
     def latents(self, tokens: int) -> int:
         """Number of latents of a text of so many tokens: never more than it has."""
         return min(self.value, tokens)
 
 
 Size = Ratio | Length
+
+
+def _check_size(value: int) -> None:
+    if value < 1:
+        raise RatioError(f"size {value} must be a whole number of at least 1; 4 is four tokens a latent, or four latents")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

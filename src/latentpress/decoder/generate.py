@@ -6,6 +6,7 @@ the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,13 +28,13 @@ class Sampling:
     temperature: float = 0.0
     """0 takes the likeliest token; higher values sample."""
     seed: int = 0
-    """Seed of the sampling."""
+    """Seed of the sampling, the same for each prompt of a batch: an answer does not depend on its companions."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
-        if self.temperature < 0:
-            raise InputError(f"temperature={self.temperature:g} must be 0 (greedy) or more")
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"temperature={self.temperature:g} must be 0 (greedy) or a finite number above")
 
 
 def embed_pieces(backbone: Backbone, pieces: Sequence[Piece], latents: Sequence[Tensor]) -> Tensor:
@@ -81,10 +82,10 @@ def generate(backbone: Backbone, states: Tensor, cache: KeyValueCache, stops: fr
     """
     total = len(states)
     live = list(range(total))
-    draw = torch.Generator(device=states.device).manual_seed(sampling.seed)
+    draws = [torch.Generator(device=states.device).manual_seed(sampling.seed) for _ in live]
     for step in range(sampling.max_new_tokens):
         with torch.no_grad():
-            tokens = _choose(backbone.logits(states), sampling, draw)
+            tokens = _choose(backbone.logits(states), sampling, draws)
         going = [i for i, token in enumerate(tokens) if token not in stops]
         row: list[int | None] = [None] * total
         for i in going:
@@ -95,15 +96,16 @@ def generate(backbone: Backbone, states: Tensor, cache: KeyValueCache, stops: fr
         if step + 1 == sampling.max_new_tokens:
             return
         if len(going) < len(live):
-            cache, live = cache.keep(going), [live[i] for i in going]
+            cache, live, draws = cache.keep(going), [live[i] for i in going], [draws[i] for i in going]
         ids = torch.tensor([tokens[i] for i in going], device=states.device)
         with torch.no_grad():
             positions = torch.tensor([cache.length(i) for i in range(len(live))], device=states.device)
             states = backbone(backbone.embed(ids), Layout((1,) * len(live), positions, "causal", cache))
 
 
-def _choose(logits: Tensor, sampling: Sampling, draw: torch.Generator) -> list[int]:
+def _choose(logits: Tensor, sampling: Sampling, draws: Sequence[torch.Generator]) -> list[int]:
     if sampling.temperature == 0:
         return [int(i) for i in logits.argmax(-1)]
-    weights = torch.softmax(logits / sampling.temperature, -1)
-    return [int(i) for i in torch.multinomial(weights, 1, generator=draw)[:, 0]]
+    below = logits - logits.max(-1, keepdim=True).values  # 0 at the top, so that no temperature overflows
+    weights = torch.softmax(below / sampling.temperature, -1)
+    return [int(torch.multinomial(row, 1, generator=draw)) for row, draw in zip(weights, draws, strict=True)]

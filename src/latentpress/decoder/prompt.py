@@ -76,36 +76,55 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[tuple[str, Con
         Pieces in order, neighbouring token pieces merged.
 
     Raises:
-        InputError: the template refuses the messages, or changes or drops their content.
+        InputError: the template refuses the messages, or changes, drops or reorders their content.
     """
     mark = uuid.uuid4().hex
     parts: list[str | Slot] = []
     rows = []
     for role, content in messages:
         marks = ""
-        for part in content:
-            if part != "":
-                marks += f"{{{mark}:{len(parts)}}}"
-                parts.append(part)
+        for part in _joined(content):
+            marks += f"{{{mark}:{len(parts)}}}"
+            parts.append(part)
         rows.append({"role": role, "content": marks})
-    if tokenizer.chat_template is None:
-        text = "\n\n".join(str(row["content"]) for row in rows if row["content"]) + "\n\n"
-    else:
-        try:
-            text = str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True))
-        except Exception as error:  # jinja's own exceptions, which differ by template
-            raise InputError(f"the base model's chat template refuses these messages: {error}; check the roles and their order") from error
+    template, *rest = _apply_template(tokenizer, rows).split(f"{{{mark}:")
+    chunks = [chunk.partition("}") for chunk in rest]
+    kept = [number for number, _, _ in chunks]
+    if kept != [str(i) for i in range(len(parts))]:
+        raise InputError(
+            f"the base model's chat template kept the parts {', '.join(kept) or 'none'} of {len(parts)} message parts, "
+            "each of which must come once and in order; it may not take a system message"
+        )
     pieces: list[Piece] = []
-    template, *rest = text.split(f"{{{mark}:")
     _append(pieces, encode_template(tokenizer, template))
-    if len(rest) != len(parts):
-        raise InputError(f"the base model's chat template kept {len(rest)} of {len(parts)} message parts; it may not take a system message")
-    for chunk in rest:
-        number, _, after = chunk.partition("}")
-        part = parts[int(number)]
+    for part, (_, _, after) in zip(parts, chunks, strict=True):
         _append(pieces, part if isinstance(part, Slot) else encode_inert(tokenizer, part))
         _append(pieces, encode_template(tokenizer, after))
     return pieces
+
+
+def _joined(content: Content) -> list[str | Slot]:
+    """Content without empty strings, neighbouring strings joined: tokens are those of the text, however it was given."""
+    parts: list[str | Slot] = []
+    for part in content:
+        if isinstance(part, str) and parts and isinstance(parts[-1], str):
+            parts[-1] += part
+        elif part != "":
+            parts.append(part)
+    return parts
+
+
+def _apply_template(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, str]]) -> str:
+    if tokenizer.chat_template is None:
+        return "\n\n".join(row["content"] for row in rows if row["content"]) + "\n\n"
+    try:
+        return str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # jinja's own exceptions, which differ by template
+        if len(rows) > 1 and rows[0] == {"role": "system", "content": ""}:  # Gemma's template takes none, not even an empty one
+            return _apply_template(tokenizer, rows[1:])
+        raise InputError(
+            f"the base model's chat template refuses these messages: {error}; check the roles and their order"
+        ) from error
 
 
 def _append(pieces: list[Piece], piece: Piece) -> None:

@@ -1,0 +1,103 @@
+"""Times of things measured side by side: interleaved, warmed, as medians with their spread.
+
+A machine's speed drifts, so nothing here compares a time with one taken earlier: sides of a comparison take turns, and a ratio is
+the median of the ratios within each turn.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+Side = Callable[[], Mapping[str, float] | None]
+"""What is timed; it may return further times of its own, by name."""
+Note = Callable[[str], None]
+"""Takes a line of progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A median, and the lowest and highest value beside it."""
+
+    median: float
+    """Middle value."""
+    low: float
+    """Lowest value."""
+    high: float
+    """Highest value."""
+    runs: int
+    """Number of values."""
+
+    @staticmethod
+    def of(values: Iterable[float]) -> Spread:
+        """Summarises at least one value."""
+        ordered = sorted(values)
+        return Spread(statistics.median(ordered), ordered[0], ordered[-1], len(ordered))
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of every run of every side, in the order of the rounds."""
+
+    seconds: dict[str, list[float]]
+    """Runs by side; a time that a side returned is under `side: name`."""
+
+    def spread(self, side: str) -> Spread:
+        """Seconds of a side."""
+        return Spread.of(self.seconds[side])
+
+    def ratio(self, over: str, under: str) -> Spread:
+        """Seconds of one side over those of another, round by round; rounds that only one of them ran are left out."""
+        return Spread.of(a / b for a, b in zip(self.seconds[over], self.seconds[under], strict=False))
+
+
+def interleave(
+    sides: Mapping[str, Side],
+    *,
+    rounds: int | Mapping[str, int],
+    seconds: float = math.inf,
+    warm: bool = True,
+    note: Note = lambda line: None,
+) -> Timings:
+    """Runs sides in turn, A B A B ..., and takes the time of each run.
+
+    Args:
+        sides: what is timed, by name.
+        rounds: runs of every side, or of each by name; a side with fewer sits out the last rounds.
+        seconds: no further round starts after so many, but two are always run.
+        warm: run every side once before, untimed.
+        note: told of each round.
+    """
+    wanted = {name: rounds if isinstance(rounds, int) else rounds[name] for name in sides}
+    if warm:
+        note("warm-up")
+        for side in sides.values():
+            side()
+    taken: dict[str, list[float]] = {}
+    started = time.perf_counter()
+    total = max(wanted.values())
+    for number in range(total):
+        if number > 1 and time.perf_counter() - started > seconds:
+            break
+        note(f"round {number + 1} of {total}")
+        for name, side in sides.items():
+            if number < wanted[name]:
+                _take(name, side, taken)
+    return Timings(taken)
+
+
+def _take(name: str, side: Side, taken: dict[str, list[float]]) -> None:
+    gc.collect()
+    gc.disable()  # a collection of everything that is loaded takes as long as a small measurement
+    try:
+        began = time.perf_counter()
+        more = side()
+        taken.setdefault(name, []).append(time.perf_counter() - began)
+    finally:
+        gc.enable()
+    for part, value in (more or {}).items():
+        taken.setdefault(f"{name}: {part}", []).append(value)

@@ -1,0 +1,133 @@
+"""The reading side of a press: prompts that hold latents in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from latentpress.arguments import checked_text
+from latentpress.attention import KeyValueCache
+from latentpress.backbone import Backbone, Base
+from latentpress.decoder.generate import Sampling, embed_pieces, generate, prefill
+from latentpress.decoder.prompt import Piece, PromptSettings, Slot, ask_messages, render, split_at_last_slot
+from latentpress.errors import ContextTooLongError, InputError
+from latentpress.latents import EmbeddingLatents
+from latentpress.ratios import RatioPolicy
+
+# What decoders of tokens put for bytes that are no whole character (yet).
+_INCOMPLETE = "\ufffd"
+
+
+class Reader:
+    """A decoder with its tokenizer and the texts it was trained to see around latents.
+
+    Args:
+        backbone: the network that reads and answers.
+        base: the base model it runs on.
+        prompt: the texts around latents.
+        policy: whose candidates are the remedy for a prompt that is too long.
+    """
+
+    def __init__(self, backbone: Backbone, base: Base, prompt: PromptSettings, policy: RatioPolicy) -> None:
+        self.backbone = backbone
+        self.tokenizer = base.tokenizer
+        self._limit = base.max_positions
+        self._stops = stop_tokens(base)
+        self._prompt = prompt
+        self._policy = policy
+
+    def opening(self, documents: int) -> list[Piece]:
+        """What all questions about so many documents share: the prompt up to the last document's slot."""
+        return split_at_last_slot(render(self.tokenizer, ask_messages(self._prompt, documents, "?")))[0]
+
+    def request(self, question: str) -> list[int]:
+        """What follows the opening: token ids of a question and of the template up to the answer.
+
+        Raises:
+            InputError: an empty question, or no text.
+        """
+        if not checked_text(question, "the question").strip():
+            raise InputError("the question is empty; ask something")
+        request = self._prompt.question.replace("{question}", question)
+        return split_at_last_slot(render(self.tokenizer, ask_messages(self._prompt, 1, request)))[1]
+
+    def embed(self, pieces: Sequence[Piece], latents: Sequence[EmbeddingLatents]) -> Tensor:
+        """Input embeddings of a prompt, `[T, D]`."""
+        return embed_pieces(self.backbone, pieces, [one.vectors for one in latents])
+
+    def check_room(self, used: int, new: int, latents: Sequence[EmbeddingLatents]) -> None:
+        """Makes sure that a prompt and its answer fit the decoder.
+
+        Args:
+            used: positions of the prompt.
+            new: most tokens of the answer.
+            latents: the documents in the prompt.
+
+        Raises:
+            ContextTooLongError: naming the smallest candidate ratio at which it would fit.
+        """
+        if used + new <= self._limit:
+            return
+        beside = used - sum(len(one) for one in latents) + new
+        windows = [window.tokens for one in latents for window in one.windows]
+        sizes = {c: sum(self._policy.fixed(c).latents(tokens) for tokens in windows) for c in self._policy.candidates}
+        fitting = [c for c in self._policy.candidates if beside + sizes[c] <= self._limit]
+        if not latents:
+            remedy = "shorten the text, or compress it"
+        elif fitting:
+            remedy = f"compress at ratio={fitting[0]} or more"
+        elif beside + len(windows) > self._limit:
+            remedy = f"{beside} are for text and answer: shorten the question or lower max_new_tokens"
+        else:
+            listed = ", ".join(map(str, self._policy.candidates))
+            remedy = f"none of the ratios {listed} makes {sum(windows)} tokens fit; ask about fewer documents, or parts"
+        raise ContextTooLongError(
+            f"the prompt takes {used} positions and the answer up to {new}, the decoder has {self._limit}; {remedy}"
+        )
+
+    def answers(self, prompts: Sequence[Tensor], cache: KeyValueCache, sampling: Sampling) -> list[str]:
+        """Continues prompts together.
+
+        Args:
+            prompts: input embeddings of each, `[T, D]`.
+            cache: what came before each prompt; extended.
+            sampling: length and randomness.
+        """
+        states = prefill(self.backbone, prompts, cache)
+        tokens: list[list[int]] = [[] for _ in prompts]
+        for row in generate(self.backbone, states, cache, self._stops, sampling):
+            for mine, token in zip(tokens, row, strict=True):
+                if token is not None:
+                    mine.append(token)
+        return [self._text(mine) for mine in tokens]
+
+    def stream(self, prompt: Tensor, cache: KeyValueCache, sampling: Sampling) -> Iterator[str]:
+        """Continues one prompt and yields its answer in pieces as it grows; see `answers`."""
+        states = prefill(self.backbone, [prompt], cache)
+        tokens: list[int] = []
+        shown = 0
+        for row in generate(self.backbone, states, cache, self._stops, sampling):
+            tokens += [token for token in row if token is not None]
+            text = self._text(tokens)
+            if len(text) > shown and not text.endswith(_INCOMPLETE):
+                yield text[shown:]
+                shown = len(text)
+        if rest := self._text(tokens)[shown:]:
+            yield rest
+
+    def _text(self, tokens: list[int]) -> str:
+        # No clean-up of spaces: it would take back characters that a stream has shown.
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def count_positions(pieces: Sequence[Piece], latents: Sequence[EmbeddingLatents]) -> int:
+    """Positions that a prompt takes once its slots have grown to their documents' latents."""
+    return sum(len(latents[piece.document]) if isinstance(piece, Slot) else len(piece) for piece in pieces)
+
+
+def stop_tokens(base: Base) -> frozenset[int]:
+    """Token ids that end an answer: the tokenizer's EOS and those of the model's generation settings."""
+    named = getattr(base.model.generation_config, "eos_token_id", None)
+    ids = {base.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+    return frozenset(int(i) for i in ids if i is not None)
