@@ -14,8 +14,8 @@ def reset_peak() -> bool:
     """Starts a new high-water mark of resident memory.
 
     Returns:
-        Whether the system could; where it cannot (anything but Linux), `peak_bytes` is of the whole life of the process, so
-        measure from the smallest to the largest.
+        Whether the system could; where it cannot (anything but Linux), `peak_bytes` is of the whole life of the
+        process, so measure from the smallest to the largest.
     """
     try:
         _CLEAR.write_text("5")  # man 5 proc: resets VmHWM

@@ -25,7 +25,12 @@ _BATCH = 32
 
 def draw_questions(records: list[Record], count: int, seed: int) -> list[tuple[str, str, tuple[str, ...]]]:
     """Context, question and answers of questions drawn at random from all of a set, contexts of one document only."""
-    every = [(record.contexts[0], qa.question, qa.answers) for record in records if len(record.contexts) == 1 for qa in record.qas]
+    every = [
+        (record.contexts[0], qa.question, qa.answers)
+        for record in records
+        if len(record.contexts) == 1
+        for qa in record.qas
+    ]
     return random.Random(seed).sample(every, min(count, len(every)))
 
 
@@ -37,13 +42,23 @@ def predict(press: Press, ratio: str, questions: list[tuple[str, str, tuple[str,
             batch = questions[start : start + _BATCH]
             contexts = list(dict.fromkeys(context for context, _, _ in batch))
             began = time.perf_counter()
-            latents = dict(zip(contexts, press.compress(contexts, ratio=None if ratio == "auto" else float(ratio)), strict=True))
-            answers = press.ask_many([latents[c] for c, _, _ in batch], [q for _, q, _ in batch], max_new_tokens=32, batch_size=_BATCH)
+            latents = dict(
+                zip(contexts, press.compress(contexts, ratio=None if ratio == "auto" else float(ratio)), strict=True)
+            )
+            answers = press.ask_many(
+                [latents[c] for c, _, _ in batch], [q for _, q, _ in batch], max_new_tokens=24, batch_size=_BATCH
+            )
             for (context, _, _), answer in zip(batch, answers, strict=True):
-                row = {"prediction": answer, "tokens": latents[context].context_tokens, "latents": len(latents[context])}
+                row = {
+                    "prediction": answer,
+                    "tokens": latents[context].context_tokens,
+                    "latents": len(latents[context]),
+                }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
-            print(f"{path.stem}: {start + len(batch)}/{len(questions)}, {time.perf_counter() - began:.1f} s", flush=True)
+            print(
+                f"{path.stem}: {start + len(batch)}/{len(questions)}, {time.perf_counter() - began:.1f} s", flush=True
+            )
 
 
 def main() -> None:
@@ -67,7 +82,9 @@ def main() -> None:
             predict(press, ratio, questions, path)
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             system = path.stem
-            scores[system] = [f1(row["prediction"], answers) for row, (_, _, answers) in zip(rows, questions, strict=True)]
+            scores[system] = [
+                f1(row["prediction"], answers) for row, (_, _, answers) in zip(rows, questions, strict=True)
+            ]
             em = [exact_match(row["prediction"], answers) for row, (_, _, answers) in zip(rows, questions, strict=True)]
             mean, low, high = bootstrap_interval(scores[system])
             report[system] = {
@@ -80,7 +97,11 @@ def main() -> None:
                 mean, low, high = paired_bootstrap(scores[b], scores[a])
                 report[f"{b} minus {a}"] = {"f1": 100 * mean, "f1_low": 100 * low, "f1_high": 100 * high}
     for system, row in report.items():
-        rest = f"EM {row['em']:5.1f}  achieved ratio {row['ratio']:5.2f}  {row['questions']} questions" if "em" in row else ""
+        rest = (
+            f"EM {row['em']:5.1f}  achieved ratio {row['ratio']:5.2f}  {row['questions']} questions"
+            if "em" in row
+            else ""
+        )
         print(f"{system:60s} F1 {row['f1']:5.1f} [{row['f1_low']:.1f}, {row['f1_high']:.1f}]  {rest}")
     (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 

@@ -1,7 +1,7 @@
 """Times of things measured side by side: interleaved, warmed, as medians with their spread.
 
-A machine's speed drifts, so nothing here compares a time with one taken earlier: sides of a comparison take turns, and a ratio is
-the median of the ratios within each turn.
+A machine's speed drifts, so nothing here compares a time with one taken earlier: sides of a comparison take turns,
+and a ratio is the median of the ratios within each turn.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ class Spread:
         ordered = sorted(values)
         return Spread(statistics.median(ordered), ordered[0], ordered[-1], len(ordered))
 
+    def over(self, parts: float) -> Spread:
+        """One of so many equal parts."""
+        return Spread(self.median / parts, self.low / parts, self.high / parts, self.runs)
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:
@@ -61,7 +65,7 @@ def interleave(
     rounds: int | Mapping[str, int],
     seconds: float = math.inf,
     warm: bool = True,
-    note: Note = lambda line: None,
+    note: Note = lambda _: None,
 ) -> Timings:
     """Runs sides in turn, A B A B ..., and takes the time of each run.
 

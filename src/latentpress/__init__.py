@@ -24,6 +24,7 @@ from latentpress.errors import (
 )
 
 if TYPE_CHECKING:
+    from latentpress.decoder.prompt import PLACEHOLDER
     from latentpress.latents import EmbeddingLatents
     from latentpress.loading import load, shipped_presses
     from latentpress.press import Press, Session
@@ -38,6 +39,7 @@ __all__ = [
     "InputError",
     "LatentpressError",
     "LatentsError",
+    "PLACEHOLDER",
     "Press",
     "PressError",
     "RatioError",
@@ -50,6 +52,7 @@ __all__ = [
 
 _HOME_OF = {
     "EmbeddingLatents": "latentpress.latents",
+    "PLACEHOLDER": "latentpress.decoder.prompt",
     "Press": "latentpress.press",
     "Session": "latentpress.press",
     "load": "latentpress.loading",

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 
+from latentpress.compressors import Size
 from latentpress.errors import InputError
+from latentpress.ratios import RatioPolicy
 
 
 def checked_text(value: object, name: str) -> str:
-    """Returns the value if it is a text that can be written in UTF-8.
-
-    Args:
-        value: what the user gave.
-        name: what to call it in messages.
+    """Returns the value if it is a text.
 
     Raises:
-        InputError: another type, or a lone surrogate (what `errors="surrogateescape"` makes of bytes that are not UTF-8).
+        InputError: another type; `name` says what was wrong.
     """
     if not isinstance(value, str):
         raise InputError(f"{name} is a {type(value).__name__}; give a text (str)")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{name} holds half a character ({value[error.start]!r}) at position {error.start}: it was not read as UTF-8; "
-            "decode the document with its own encoding first"
-        ) from error
     return value
 
 
 def checked_number(value: object, name: str) -> float:
-    """Returns the value as a float if it is a real number.
+    """Returns the value as a float if it is a finite number.
 
     Raises:
-        InputError: another type.
+        InputError: another type, infinity, or not a number; `name` says what was wrong.
     """
-    if not isinstance(value, numbers.Real):
-        raise InputError(f"{name}={value!r} is a {type(value).__name__}; give a number")
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise InputError(f"{name}={value!r} is not a finite number; give one")
     return float(value)
+
+
+def requested_size(policy: RatioPolicy, ratio: float | None, scale: float) -> Size | None:
+    """Size of every window if the user gave a ratio, None if the policy shall choose.
+
+    Raises:
+        RatioError: the ratio is no candidate.
+        InputError: a scale beside it, or one of them is no number.
+    """
+    shift = checked_number(scale, "scale")
+    if ratio is None:
+        return None
+    size = policy.fixed(checked_number(ratio, "ratio"))
+    if shift:
+        raise InputError(
+            f"ratio={ratio:g} and scale={shift:g} contradict each other: "
+            "scale shifts the selector's choice; give one of them"
+        )
+    return size

@@ -232,8 +232,11 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256(json.dumps({k: config.get(k) for k in keys}, sort_keys=True).encode())
     weights: dict[str, tuple[Path, str]] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            weights |= {name: (file, name) for name in opened.keys()}
+        try:
+            with safe_open(file, framework="pt") as opened:
+                weights |= {name: (file, name) for name in opened.keys()}
+        except (OSError, SafetensorError) as error:
+            raise BaseModelError(f"{file} of the base model cannot be read ({error}); fetch it again") from error
     if not weights:
         raise BaseModelError(f"no *.safetensors in {folder}: a base model's weights are read from safetensors only; convert them with save_pretrained")
     for name in sorted(weights):

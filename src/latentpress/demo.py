@@ -195,7 +195,7 @@ def _demo(
     as_json: Json = False,
 ) -> None:
     """Compress a real document and answer questions from its latents, and from its full text beside them."""
-    _fetch_base()
+    _fetch_base(press)
     opened = open_press(press)
     sample = load_sample()
     out = progress_console() if as_json else console()
@@ -220,10 +220,14 @@ def _demo(
         out.print(_NOTES.format(limit=_MAX_NEW_TOKENS, questions=len(sample.questions)), style="dim", soft_wrap=True)
 
 
-def _fetch_base() -> None:
-    from latentpress.base_model import default_folder, fetch_default, is_complete
+def _fetch_base(press: str) -> None:
+    """Fetches the base model of a press if it is the default one and missing."""
+    from latentpress.base_model import DEFAULT_BASE, default_folder, fetch_default, is_complete
+    from latentpress.checkpoints.io import read_config
+    from latentpress.loading import press_folder
 
-    if not is_complete(default_folder()):
+    config, _, _ = read_config(press_folder(press))
+    if config.base.id == DEFAULT_BASE and not is_complete(default_folder()):
         progress = progress_console()
         progress.print(f"the base model is not here yet; fetching it into {default_folder()}", soft_wrap=True)
         fetch_default(lambda line: progress.print(line, soft_wrap=True))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from latentpress.base_model import base_folder
 from latentpress.backbone import Base, load_base
+from latentpress.base_model import base_folder
 from latentpress.checkpoints.config import BaseReference
 from latentpress.checkpoints.io import read_press
 from latentpress.errors import BaseModelError, InputError, PressError
@@ -19,6 +21,7 @@ from latentpress.model import PressModel
 if TYPE_CHECKING:
     from latentpress.press import Press
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
@@ -37,21 +40,27 @@ def press_folder(name: str | Path) -> Path:
     shipped = shipped_presses()
     if str(name) in shipped:
         return shipped[str(name)]
-    folder = Path(name)
+    folder = Path(name).expanduser()
     if folder.exists():
         return folder
-    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
-        return _from_hub(str(name))
-    raise PressError(f"no press {str(name)!r}: not a folder, and shipped are {', '.join(shipped) or 'none'}; `latentpress info` lists them")
+    listed = f"shipped are {', '.join(shipped) or 'none'}; `latentpress info` lists them"
+    if isinstance(name, str) and _HUB_ID.fullmatch(name):
+        return _from_hub(name, listed)
+    raise PressError(f"no press {str(name)!r}: not a folder, not a hub id (org/name), and {listed}")
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, listed: str) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # the hub raises a family of its own for network, name and permission
-        raise PressError(f"press {name!r} is no folder here and cannot be had from the hub ({type(error).__name__}: {error}); check the name and the network") from error
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise PressError(
+            f"no press {name!r}: no folder here, and not to be had from the hub ({reason}); "
+            f"check the name and the network, and {listed}"
+        ) from error
 
 
 def load(
@@ -74,11 +83,13 @@ def load(
     Raises:
         PressError: the press cannot be read.
         BaseModelError: its base model is missing, or is another one than it was made for.
-        InputError: an unknown device or dtype.
+        InputError: an unknown device or dtype, or `encoder_base` for a press whose encoder has no base of its own.
     """
     from latentpress.press import Press
 
-    model, bases, fingerprint = load_model(press_folder(name), base=base, encoder_base=encoder_base, device=device, dtype=dtype)
+    model, bases, fingerprint = load_model(
+        press_folder(name), base=base, encoder_base=encoder_base, device=device, dtype=dtype
+    )
     return Press(model, bases[0], bases[1], fingerprint)
 
 
@@ -97,30 +108,60 @@ def load_model(
     """
     place, kind = resolve_device(device), resolve_dtype(dtype)
     config, modules, adapters, fingerprint = read_press(folder)
-    decoder_base = _open_base(config.base, base, config.name, place, kind)
-    other = None if config.encoder_base is None else _open_base(config.encoder_base, encoder_base, config.name, place, kind)
+    if encoder_base is not None and config.encoder_base is None:
+        raise InputError(
+            f"press {config.name!r} has one base model for encoder and decoder; give base=, not encoder_base="
+        )
+    decoder_base = _open_base(config.base, base, config.name, place, kind, option="base")
+    other: Base | None = None
+    if config.encoder_base is not None and config.encoder_base.fingerprint == config.base.fingerprint:
+        other = decoder_base  # one copy of the weights
+    elif config.encoder_base is not None:
+        other = _open_base(config.encoder_base, encoder_base, config.name, place, kind, option="encoder_base")
     model = PressModel(config, decoder_base, other)
-    own = model.own_state()
-    wrong = sorted({*own} ^ {*modules}) + [name for name in own if name in modules and own[name].shape != modules[name].shape]
-    for role, backbone in (("encoder", model.encoder), ("decoder", model.decoder)):
-        state = adapters.get(role, {})
-        missing, unknown = load_lora_state(backbone.body, state) if backbone is not None else ([], [*state])
-        wrong += [f"{role} {name}" for name in (*missing, *unknown)]
+    wrong = _fill(model, modules, adapters)
     if wrong:
-        raise PressError(f"press {folder}: weights do not fit its settings, first {wrong[0]!r} of {len(wrong)}; the folder mixes two presses, copy it again")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(modules[name])
+        raise PressError(
+            f"press {folder}: weights do not fit its settings, first {wrong[0]!r} of {len(wrong)}; "
+            "the folder mixes two presses, copy it again"
+        )
     model.eval()
     return model, (decoder_base, other), fingerprint
 
 
-def _open_base(reference: BaseReference, given: str | Path | None, press: str, device: str, dtype: torch.dtype) -> Base:
-    base = load_base(base_folder(given or reference.id), id=str(given or reference.id), device=device, dtype=dtype)
+def _fill(model: PressModel, modules: dict[str, Tensor], adapters: dict[str, dict[str, Tensor]]) -> list[str]:
+    """Copies the weights of a press in; returns the names of those that are missing, unknown or of another shape."""
+    own = model.own_state()
+    wrong = sorted({*own} ^ {*modules})
+    wrong += [name for name in own if name in modules and own[name].shape != modules[name].shape]
+    for role, backbone in (("encoder", model.encoder), ("decoder", model.decoder)):
+        state = adapters.get(role, {})
+        missing, unknown = ([], [*state]) if backbone is None else load_lora_state(backbone.body, state)
+        wrong += [f"{role} {name}" for name in (*missing, *unknown)]
+    if not wrong:
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(modules[name])
+    return wrong
+
+
+def _open_base(
+    reference: BaseReference, given: str | Path | None, press: str, device: str, dtype: torch.dtype, *, option: str
+) -> Base:
+    """Loads the base model that a press names, from where the user says it lies."""
+    try:
+        folder = base_folder(given or reference.id)
+    except BaseModelError as error:
+        if given is not None:
+            raise
+        raise BaseModelError(
+            f"press {press!r} needs its base model {reference.id!r}: {error}; if it lies elsewhere, give {option}="
+        ) from error
+    base = load_base(folder, id=str(given or reference.id), device=device, dtype=dtype)
     if base.fingerprint != reference.fingerprint:
         raise BaseModelError(
-            f"press {press!r} was made for base model {reference.id!r} ({reference.fingerprint[:12]}), but {base.id!r} is another one "
-            f"({base.fingerprint[:12]}); give the right one with base="
+            f"press {press!r} was made for base model {reference.id!r} ({reference.fingerprint[:12]}), but {base.id!r} "
+            f"is another one ({base.fingerprint[:12]}); give the right one with {option}="
         )
     return base
 
@@ -130,7 +171,7 @@ def resolve_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # reading it back refuses devices without memory, such as meta
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}; try cpu") from error
     return device

@@ -18,7 +18,7 @@ from latentpress.backbone import Backbone, Base
 from latentpress.checkpoints.config import PressConfig
 from latentpress.compressors import COMPRESSORS, Compressor, Extracted, Size
 from latentpress.compressors.base import window_index
-from latentpress.errors import PressError
+from latentpress.errors import PressError, RatioError
 from latentpress.lora import lora_state
 from latentpress.ratios import POLICIES, DiscreteSelector, RatioPolicy
 from latentpress.residual import EmbeddingResidual
@@ -182,4 +182,9 @@ def _named(table: dict[str, _T], name: str, kind: str) -> _T:
 def make_policy(config: PressConfig) -> RatioPolicy:
     """The ratio policy that a configuration names."""
     kind = _named(POLICIES, config.policy, "ratio policy")
-    return DiscreteSelector(config.candidates, config.rounding) if kind is DiscreteSelector else kind(config.candidates)  # type: ignore[arg-type]
+    try:
+        if kind is DiscreteSelector:
+            return DiscreteSelector(config.candidates, config.rounding)  # type: ignore[arg-type]
+        return kind(config.candidates)
+    except RatioError as error:
+        raise PressError(f"press {config.name!r} has settings that cannot be: {error}") from error

@@ -78,4 +78,4 @@ class Session:
         prompt, cache = self._reader.embed([request], []), self._prefix.fork()
         if stream:
             return self._reader.stream(prompt, cache, sampling)
-        return self._reader.answers([prompt], cache, sampling)[0]
+        return self._reader.continued([prompt], cache, sampling)[0]

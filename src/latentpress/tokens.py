@@ -84,7 +84,9 @@ def _inert_parts(tokenizer: PreTrainedTokenizerBase, text: str) -> list[tuple[in
                 at = text.find(token, at + 1)
     edges = [*sorted(cuts), len(text)]
     return [(a, text[a:b]) for a, b in itertools.pairwise(edges)]
-(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+
+
+def encode_template(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a piece of the chat template itself, whose special tokens are meant."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
 

@@ -72,14 +72,15 @@ def write_press(folder: Path, config: PressConfig, modules: dict[str, Tensor], a
 
 
 def _refuse_what_is_no_press(folder: Path) -> None:
-    """A press may replace a press, never somebody's documents."""
+    """A press may replace a press, never a base model or somebody's documents."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
     try:
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
-            raise PressError(f"{folder} holds files and is no press; give a new folder, or empty this one")
-        if folder.exists() and not folder.is_dir():
-            raise PressError(f"{folder} is a file; give a folder for the press")
-    except OSError as error:
-        raise PressError(f"{folder} cannot be read ({error}); give another folder for the press") from error
+        known = "schema_version" in json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError, TypeError):
+        known = False
+    if not known:
+        raise PressError(f"{folder} is there and holds no press; give a new folder, or remove this one")
 
 
 def _swap(building: Path, folder: Path) -> None:
@@ -94,7 +95,9 @@ def _swap(building: Path, folder: Path) -> None:
         if old.exists() and not folder.exists():
             old.rename(folder)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

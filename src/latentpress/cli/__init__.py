@@ -15,12 +15,6 @@ from typing import Annotated
 import typer
 
 from latentpress import __version__
-from latentpress.cli.ask import ask
-from latentpress.cli.compress import compress
-from latentpress.cli.doctor import doctor
-from latentpress.cli.info import info
-from latentpress.cli.run import run
-from latentpress.cli.train import train
 
 __all__ = ["main"]
 
@@ -34,10 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 1 something failed or is missing, 2 a mistake in what was given, 130 interrupted.
     """
+    from latentpress.cli.run import run
+
     return run(_app(), argv, name="latentpress")
 
 
 def _app() -> typer.Typer:
+    # Imported here: up there, functions would take the names of their modules.
+    from latentpress.cli.ask import ask
+    from latentpress.cli.compress import compress
+    from latentpress.cli.doctor import doctor
+    from latentpress.cli.info import info
+    from latentpress.cli.train import train
+
     app = typer.Typer(
         name="latentpress",
         help="Press a long context into a few latents that a language model reads in place of the text.",

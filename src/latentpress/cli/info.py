@@ -105,6 +105,7 @@ def _overview() -> dict[str, Any]:
     from latentpress.base_model import cache_root
     from latentpress.compressors import COMPRESSORS
     from latentpress.ratios import POLICIES
+    from latentpress.training.recipes import RECIPES
 
     packages = {name: metadata.version(name) for name in _PACKAGES}
     return {
@@ -115,6 +116,7 @@ def _overview() -> dict[str, Any]:
         "presses": describe_presses(),
         "compressors": {name: kind.describe for name, kind in COMPRESSORS.items()},
         "policies": {name: kind.describe for name, kind in POLICIES.items()},
+        "recipes": {name: (recipe.__doc__ or "").partition("\n")[0] for name, recipe in RECIPES.items()},
     }
 
 
@@ -185,7 +187,8 @@ def _print_overview(result: dict[str, Any]) -> None:
         )
     if not result["presses"]:
         out.print("  none shipped; train one: latentpress train --help")
-    for heading, names in (("Compressors", result["compressors"]), ("Ratio policies", result["policies"])):
+    headings = {"Compressors": "compressors", "Ratio policies": "policies", "Training recipes": "recipes"}
+    for heading, names in ((heading, result[key]) for heading, key in headings.items()):
         out.print(f"\n{heading}", style="bold")
         for name, line in names.items():
             out.print(f"  {name}: {line}", soft_wrap=True)

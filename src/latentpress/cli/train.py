@@ -53,6 +53,7 @@ def train(
         raise InputError(f"--minutes {minutes:g} must be more than 0; leave it out to train to the last step")
     if out.is_file():
         raise InputError(f"{out}: is a file; give a folder for the run")
+    from latentpress.loading import press_folder
     from latentpress.training.run import train as run_training
 
     started = time.perf_counter()
@@ -66,7 +67,7 @@ def train(
             base=base,
             overrides=list(overrides or []),
             resume=not no_resume,
-            from_press=from_press,
+            from_press=None if from_press is None else str(press_folder(from_press)),
         )
     seconds = time.perf_counter() - started
     if as_json:

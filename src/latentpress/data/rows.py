@@ -4,8 +4,8 @@
                                            |  question 2, answer 2
                                            |  quote ...
 
-All branches see the shared part and themselves, and their positions follow the last latent: the loss is what training them one by
-one would give, at a fraction of the tokens.
+All branches see the shared part and themselves, and their positions follow the last latent: the loss is what training
+them one by one would give, at a fraction of the tokens.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from latentpress.tokens import encode_inert, equal_windows
 
 Kind = Literal["answer", "summary", "quote"]
 KINDS: tuple[Kind, ...] = ("answer", "summary", "quote")
+QUOTE_CUE = 4  # tokens of a passage that are given, so that it can be found
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,16 @@ class TokenizedRecord:
     language: str | None
     """Language, if the data says."""
 
+    @property
+    def tokens(self) -> int:
+        """Context tokens."""
+        return sum(map(len, self.documents))
+
+    @property
+    def quotable(self) -> bool:
+        """Whether a document is long enough to be quoted from."""
+        return max(map(len, self.documents)) > QUOTE_CUE
+
 
 class ExampleMaker:
     """Turns records into examples.
@@ -97,21 +108,33 @@ class ExampleMaker:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, window_tokens: int) -> None:
         self.tokenizer, self.prompt, self.window_tokens = tokenizer, prompt, window_tokens
-        self.stop = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+        self.stop = int(tokenizer.eos_token_id)
         self._prefixes: dict[int, tuple[Piece, ...]] = {}
-        # The template's end, behind every request: a request is one inert piece before it, so nothing is rendered per question.
+        # The template's end, behind every request: a request is one inert piece before it, so nothing is rendered per
+        # question.
         self._after_request = tuple(split_at_last_slot(render(tokenizer, ask_messages(prompt, 1, "")))[1])
         self._quote = tuple(encode_inert(tokenizer, "\n\nQuote: "))
 
     def tokenize(self, record: Record) -> TokenizedRecord:
-        """Tokenises a record; the first acceptable answer of each question is the target."""
+        """Tokenises a record; the first acceptable answer of each question is the target.
+
+        Raises:
+            DataError: the tokenizer makes no tokens of a document.
+        """
         documents = tuple(tuple(encode_inert(self.tokenizer, text)) for text in record.contexts)
-        answers = tuple((self._request(self.prompt.question.format(question=qa.question)), self._target(qa.answers[0])) for qa in record.qas)
+        if not all(documents):
+            raise DataError(f"record {record.id!r} has a document that the tokenizer makes no tokens of; leave it out")
+        answers = tuple(
+            (self._request(self.prompt.question.replace("{question}", qa.question)), self._target(qa.answers[0]))
+            for qa in record.qas
+        )
         summary = (self._request(self.prompt.summary), self._target(record.summary)) if record.summary else None
         label = None
         if record.short_summary and len(documents) == 1:
             label = density_label(len(documents[0]), len(encode_inert(self.tokenizer, record.short_summary)))
-        return TokenizedRecord(documents=documents, answers=answers, summary=summary, log2_ratio=label, language=record.lang)
+        return TokenizedRecord(
+            documents=documents, answers=answers, summary=summary, log2_ratio=label, language=record.lang
+        )
 
     def _request(self, text: str) -> tuple[int, ...]:
         return (*encode_inert(self.tokenizer, text), *self._after_request)
@@ -126,14 +149,17 @@ class ExampleMaker:
             self._prefixes[documents] = tuple(shared)
         return self._prefixes[documents]
 
-    def example(self, records: Sequence[TokenizedRecord], draw: random.Random, *, questions: int, quotes: int, quote_tokens: int) -> Example:
+    def example(
+        self, records: Sequence[TokenizedRecord], draw: random.Random, *, questions: int, quotes: int, quote_tokens: int
+    ) -> Example:
         """Makes one row of one record, or of several as one row of many documents.
 
         Args:
             records: their documents follow each other; requests about any of them become branches.
             draw: chooses questions and quotes.
             questions: most questions, drawn from all records'.
-            quotes: passages of the text to be continued verbatim, a dense target that only a reader of the latents can hit.
+            quotes: passages of the text to be continued verbatim, a dense target that only a reader of the latents can
+                hit.
             quote_tokens: length of each, more than `QUOTE_CUE`.
         """
         documents = [document for record in records for document in record.documents]
@@ -160,9 +186,6 @@ class ExampleMaker:
         return Example(tuple(windows), tuple(counts), self.prefix(len(documents)), tuple(branches), tuple(labels))
 
 
-QUOTE_CUE = 4  # tokens of a passage that are given, so that it can be found
-
-
 def density_label(context_tokens: int, summary_tokens: int) -> float:
     """`y* = log2(T / T_summary)`, never below 0 (arXiv 2603.25926, equation 6).
 
@@ -170,5 +193,8 @@ def density_label(context_tokens: int, summary_tokens: int) -> float:
         DataError: an empty context or summary.
     """
     if context_tokens < 1 or summary_tokens < 1:
-        raise DataError(f"a density label needs a context and a summary, got {context_tokens} and {summary_tokens} tokens; leave short_summary out")
+        raise DataError(
+            f"a density label needs a context and a summary, got {context_tokens} and {summary_tokens} tokens; "
+            "leave short_summary out"
+        )
     return max(0.0, math.log2(context_tokens / summary_tokens))

@@ -19,8 +19,8 @@ def chat_rows(
     """Reads a user's messages.
 
     Args:
-        messages: `{"role": ..., "content": ...}`; content is a text with a placeholder for each document, or a list of texts, in
-            which nothing is special, and latents.
+        messages: `{"role": ..., "content": ...}`; content is a text with a placeholder for each document, or
+            a list of latents and of texts in which nothing is special.
         documents: for the placeholders, in their order.
         system: system message of a conversation that does not begin with one.
 
@@ -36,7 +36,7 @@ def chat_rows(
     written = sum(isinstance(part, Slot) for _, parts in rows for part in parts)
     if written != len(documents):
         raise InputError(
-            f"{written} placeholders in the messages for {len(documents)} documents; write one {PLACEHOLDER} for each document, "
+            f"{written} placeholders in the messages for {len(documents)} documents; write one {PLACEHOLDER} for each, "
             "or give content as a list, in which texts are plain and latents stand where they belong"
         )
     waiting = iter(documents)

@@ -6,6 +6,7 @@ latents. Only the template's own special tokens are special: what a user writes 
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[tuple[str, Con
     parts: list[str | Slot] = []
     rows = []
     for role, content in messages:
+        if not re.fullmatch(r"[\w -]+", role):  # it goes into the template as it is
+            raise InputError(f"role {role!r} is not a plain word; give system, user or assistant")
         marks = ""
         for part in _joined(content):
             marks += f"{{{mark}:{len(parts)}}}"

@@ -77,8 +77,8 @@ class Reader:
             remedy = "shorten the text, or compress it"
         elif fitting:
             remedy = f"compress at ratio={fitting[0]} or more"
-        elif beside + len(windows) > self._limit:
-            remedy = f"{beside} are for text and answer: shorten the question or lower max_new_tokens"
+        elif beside + len(latents) > self._limit:
+            remedy = f"{beside} of them are not latents: shorten the question, or lower max_new_tokens"
         else:
             listed = ", ".join(map(str, self._policy.candidates))
             remedy = f"none of the ratios {listed} makes {sum(windows)} tokens fit; ask about fewer documents, or parts"
@@ -86,7 +86,50 @@ class Reader:
             f"the prompt takes {used} positions and the answer up to {new}, the decoder has {self._limit}; {remedy}"
         )
 
-    def answers(self, prompts: Sequence[Tensor], cache: KeyValueCache, sampling: Sampling) -> list[str]:
+    def answer(
+        self, prompt: Sequence[Piece], latents: Sequence[EmbeddingLatents], sampling: Sampling, *, stream: bool
+    ) -> str | Iterator[str]:
+        """Answers one prompt.
+
+        Args:
+            prompt: tokens and slots.
+            latents: for the slots.
+            sampling: length and randomness.
+            stream: return an iterator of pieces of the answer.
+
+        Raises:
+            ContextTooLongError: see `check_room`; at once also when streaming.
+        """
+        self.check_room(count_positions(prompt, latents), sampling.max_new_tokens, latents)
+        embedded, cache = self.embed(prompt, latents), KeyValueCache(1)
+        if stream:
+            return self.stream(embedded, cache, sampling)
+        return self.continued([embedded], cache, sampling)[0]
+
+    def answer_many(
+        self,
+        prompts: Sequence[Sequence[Piece]],
+        latents: Sequence[Sequence[EmbeddingLatents]],
+        sampling: Sampling,
+        batch_size: int,
+    ) -> list[str]:
+        """Answers prompts in batches of similar length; see `answer`.
+
+        Raises:
+            ContextTooLongError: any of them is too long; before the first is read.
+        """
+        sizes = [count_positions(prompt, own) for prompt, own in zip(prompts, latents, strict=True)]
+        for used, own in zip(sizes, latents, strict=True):
+            self.check_room(used, sampling.max_new_tokens, own)
+        answers = [""] * len(prompts)
+        order = sorted(range(len(prompts)), key=sizes.__getitem__)
+        for batch in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
+            embedded = [self.embed(prompts[i], latents[i]) for i in batch]
+            for i, answer in zip(batch, self.continued(embedded, KeyValueCache(len(batch)), sampling), strict=True):
+                answers[i] = answer
+        return answers
+
+    def continued(self, prompts: Sequence[Tensor], cache: KeyValueCache, sampling: Sampling) -> list[str]:
         """Continues prompts together.
 
         Args:
@@ -103,7 +146,7 @@ class Reader:
         return [self._text(mine) for mine in tokens]
 
     def stream(self, prompt: Tensor, cache: KeyValueCache, sampling: Sampling) -> Iterator[str]:
-        """Continues one prompt and yields its answer in pieces as it grows; see `answers`."""
+        """Continues one prompt and yields its answer in pieces as it grows; see `continued`."""
         states = prefill(self.backbone, [prompt], cache)
         tokens: list[int] = []
         shown = 0

@@ -9,7 +9,15 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -43,13 +51,25 @@ class StopAfter(TrainerCallback):
             self.stopped = control.should_save = control.should_training_stop = True
 
 
-class EvaluateLast(TrainerCallback):
-    """Evaluates after the last step too."""
+class Pace(TrainerCallback):
+    """Logs, evaluates and saves as often as the recipe says now, whatever the resumed checkpoint says.
+
+    Each checkpoint comes with a line of the log, so that no line is a mean over steps before and after an interruption;
+    the last step is evaluated too.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Replaces the numbers that came with a checkpoint."""
+        state.compute_steps(args, state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Asks for it."""
+        """Asks for more than the Trainer's own callback did; stands behind those that ask for a checkpoint."""
         if state.global_step >= state.max_steps and args.eval_strategy != "no":
             control.should_evaluate = True
+        if control.should_save:
+            control.should_log = True
 
 
 class Files(TrainerCallback):
@@ -58,7 +78,9 @@ class Files(TrainerCallback):
     def __init__(self, out: Path) -> None:
         self.out = out
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Starts the log from what the checkpoint knows: lines of steps that are done again are dropped."""
         if state.is_world_process_zero:
             write_text(self.out / LOG, "".join(json.dumps(line) + "\n" for line in state.log_history))
@@ -72,15 +94,20 @@ class Files(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Writes state and plot."""
         if state.is_world_process_zero:
-            write_text(self.out / TRAINER_STATE_NAME, (self.out / f"checkpoint-{state.global_step}" / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-            plot_losses(state.log_history, self.out / PLOT)
+            self._write(state)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Writes both once more, with the last lines."""
         if state.is_world_process_zero:
-            state.save_to_json(str(self.out / f".{TRAINER_STATE_NAME}.new"))
-            (self.out / f".{TRAINER_STATE_NAME}.new").replace(self.out / TRAINER_STATE_NAME)
-            plot_losses(state.log_history, self.out / PLOT)
+            self._write(state)
+
+    def _write(self, state: TrainerState) -> None:
+        building = self.out / f".{TRAINER_STATE_NAME}.new"
+        state.save_to_json(str(building))
+        building.replace(self.out / TRAINER_STATE_NAME)
+        plot_losses(state.log_history, self.out / PLOT)
 
 
 class ShowProgress(TrainerCallback):
@@ -92,11 +119,20 @@ class ShowProgress(TrainerCallback):
         self.task = TaskID(0)
         self.begun, self.first = 0.0, 0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Starts the bar at the step that the run continues from."""
         self.begun, self.first = time.monotonic(), state.global_step
         if state.is_world_process_zero and self.console.is_terminal:
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+            columns = (
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
             self.bar = Progress(*columns, console=self.console)
             self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step)
             self.bar.start()
@@ -106,7 +142,14 @@ class ShowProgress(TrainerCallback):
         if self.bar is not None:
             self.bar.update(self.task, completed=state.global_step)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Shows the newest line."""
         if not state.is_world_process_zero or not logs:
             return
@@ -116,9 +159,15 @@ class ShowProgress(TrainerCallback):
         elif "loss" in logs or "eval_loss" in logs:
             done = max(1, state.global_step - self.first)
             left = (time.monotonic() - self.begun) / done * (state.max_steps - state.global_step)
-            self.console.print(f"step {state.global_step}/{state.max_steps}  {line}  left {left / 3600:.1f} h", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"step {state.global_step}/{state.max_steps}  {line}  left {left / 3600:.1f} h",
+                highlight=False,
+                soft_wrap=True,
+            )
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Leaves the bar as it stands."""
         self.close()
 
@@ -132,4 +181,8 @@ class ShowProgress(TrainerCallback):
 def _line(logs: dict[str, float]) -> str:
     names = {"learning_rate": "lr", "examples_per_second": "samples/s", "context_tokens_per_second": "tokens/s"}
     hidden = {"epoch", "grad_norm", "examples_seen", "context_tokens_seen"}
-    return " ".join(f"{names.get(name, name.removeprefix('eval_'))} {value:.4g}" for name, value in logs.items() if name not in hidden)
+    return " ".join(
+        f"{names.get(name, name.removeprefix('eval_'))} {value:.4g}"
+        for name, value in logs.items()
+        if name not in hidden
+    )

@@ -6,8 +6,8 @@
       press/                the best press so far
       log.jsonl, trainer_state.json, loss.png
 
-A checkpoint is written into a hidden folder, flushed, and gets its name by one rename. Randomness is a function of the step, so there
-is no generator state to keep.
+A checkpoint is written into a hidden folder, flushed, and gets its name by one rename. Randomness is a function of the
+step, so there is no generator state to keep.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -35,7 +37,9 @@ from latentpress.model import PressModel
 
 MASTERS = "masters.safetensors"
 COUNTERS = "counters.json"
+GUARD = "guard"  # key of what the loss guard remembers, in the counters
 RUN = "run.json"
+LOCK = ".lock"
 PRESS = "press"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _KEPT = 2
@@ -49,10 +53,14 @@ def checkpoints(out: Path) -> list[tuple[int, Path]]:
 
 @contextlib.contextmanager
 def new_checkpoint(out: Path, step: int) -> Iterator[Path]:
-    """Gives a folder to write a checkpoint into; names it and drops the oldest ones when the body is done without an error."""
+    """Gives a folder to write a checkpoint into; names it, and drops the oldest ones, when the body is done.
+
+    Raises:
+        TrainingError: it cannot be written, and the checkpoints before are unchanged.
+    """
     building = out / f".checkpoint-{step}.{uuid.uuid4().hex[:8]}.partial"
-    building.mkdir(parents=True)
     try:
+        building.mkdir(parents=True)
         yield building
         for path in (*building.iterdir(), building):
             _flush(path)
@@ -61,6 +69,11 @@ def new_checkpoint(out: Path, step: int) -> Iterator[Path]:
             remove(final)
         os.replace(building, final)
         _flush(out)
+    except (OSError, SafetensorError, RuntimeError) as error:  # a full disk is a RuntimeError to torch.save
+        raise TrainingError(
+            f"{out}: the checkpoint of step {step} cannot be written ({error}), and the ones before it are unchanged; "
+            "free space, then give the same command again"
+        ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
     for _, old in checkpoints(out)[:-_KEPT]:
@@ -82,6 +95,8 @@ def sweep(out: Path) -> None:
     for pattern in (".*.partial", ".*.old"):
         for left in out.glob(pattern):
             shutil.rmtree(left, ignore_errors=True)
+    for left in out.glob(".*.new"):
+        left.unlink()
 
 
 def _flush(path: Path) -> None:
@@ -102,13 +117,49 @@ def write_text(path: Path, text: str) -> None:
         building.unlink(missing_ok=True)
 
 
-def claim(out: Path, identity: dict[str, Any], *, resume: bool) -> Path | None:
+@contextlib.contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Makes the out folder, and keeps other trainings out of it.
+
+    Raises:
+        TrainingError: another one is running there, or it cannot be written to.
+    """
+    lock = FileLock(out / LOCK)
+    try:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        raise TrainingError(f"another training is running in {out}; wait, stop it, or give another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Explains why files of the out folder cannot be written.
+
+    Raises:
+        TrainingError: instead of an OSError.
+    """
+    try:
+        yield
+    except Timeout:  # an OSError too
+        raise
+    except OSError as error:
+        raise TrainingError(f"{out} cannot be written to ({error}); free space, or give another folder") from error
+
+
+def claim(out: Path, identity: dict[str, Any], *, resume: bool, defaults: dict[str, Any] | None = None) -> Path | None:
     """Makes the out folder this run's.
 
     Args:
         out: the folder.
         identity: what the run is a function of.
         resume: whether a run that is there may be continued.
+        defaults: what an older run that does not mention a setting was trained with.
 
     Returns:
         The newest checkpoint of the same run, None at the start.
@@ -116,23 +167,36 @@ def claim(out: Path, identity: dict[str, Any], *, resume: bool) -> Path | None:
     Raises:
         TrainingError: there are checkpoints of another run, with what differs; or of this one, and `resume` is False.
     """
-    out.mkdir(parents=True, exist_ok=True)
     sweep(out)
     found = checkpoints(out)
-    plain = json.loads(json.dumps(identity))
+    plain, silent = (json.loads(json.dumps(data)) for data in (identity, defaults or {}))
     if found:
         try:
-            old = json.loads((out / RUN).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"{out} holds {found[-1][1].name} but no readable {RUN} ({error}); train into another folder") from error
-        differing = list(_differences(old, plain))
+            old = dict(json.loads((out / RUN).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise TrainingError(
+                f"{out} holds {found[-1][1].name} but no readable {RUN} ({error}); train into another folder"
+            ) from error
+        differing = list(_differences(_completed(old, silent), plain))
         if differing:
-            raise TrainingError(f"{out} holds a run with other settings: {'; '.join(differing[:5])}; give the same settings to resume it, or another folder to start anew")
+            raise TrainingError(
+                f"{out} holds a run with other settings: {'; '.join(differing[:5])}; "
+                "give the same settings to resume it, or another folder to start anew"
+            )
         if not resume:
-            raise TrainingError(f"{out} holds a run at step {found[-1][0]}; resume it, or give another folder to start anew")
+            raise TrainingError(
+                f"{out} holds a run at step {found[-1][0]}; resume it, or give another folder to start anew"
+            )
         return found[-1][1]
     write_text(out / RUN, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
     return None
+
+
+def _completed(data: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The data with what it lacks from the defaults, at every depth."""
+    nested = [k for k, v in defaults.items() if isinstance(v, dict) and isinstance(data.get(k), dict)]
+    inner = {key: _completed(data[key], defaults[key]) for key in nested}
+    return {**defaults, **data, **inner}
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
@@ -150,7 +214,9 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def save_masters(model: nn.Module, folder: Path) -> None:
     """Writes the trained parameters in float32."""
-    save_file({name: parameter.detach().cpu().contiguous() for name, parameter in trained(model).items()}, folder / MASTERS)
+    save_file(
+        {name: parameter.detach().cpu().contiguous() for name, parameter in trained(model).items()}, folder / MASTERS
+    )
 
 
 def load_masters(model: nn.Module, folder: Path) -> None:
@@ -162,7 +228,10 @@ def load_masters(model: nn.Module, folder: Path) -> None:
     state: dict[str, Tensor] = load_file(folder / MASTERS)
     own = trained(model)
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in own.items()}:
-        raise TrainingError(f"{folder / MASTERS} does not hold the parameters of this training; remove {folder} to resume from the checkpoint before")
+        raise TrainingError(
+            f"{folder / MASTERS} does not hold the parameters of this training; remove {folder} to resume from the "
+            "checkpoint before"
+        )
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(state[name])
@@ -171,7 +240,9 @@ def load_masters(model: nn.Module, folder: Path) -> None:
 def export_press(folder: Path, model: PressModel, config: PressConfig) -> None:
     """Writes the press that a model is, in bfloat16; replaces an older one there."""
 
-    def adapter(role: str, backbone: Backbone, settings: LoraSettings) -> tuple[dict[str, Tensor], LoraSettings, list[str], int]:
+    def adapter(
+        role: str, backbone: Backbone, settings: LoraSettings
+    ) -> tuple[dict[str, Tensor], LoraSettings, list[str], int]:
         names = [name for name, layer in backbone.body.named_modules() if isinstance(layer, LoraLinear)]
         return model.adapter_states()[role], settings, names, backbone.depth
 

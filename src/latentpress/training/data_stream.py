@@ -1,7 +1,7 @@
-"""Training data as a function of the step: batch i depends on the seed, i and the data, and on nothing that happened before.
+"""Training data as a function of the step: batch i depends on the seed, i and the data, not on what happened before.
 
-So a run continues after any interruption with the batches it would have had, and every process of a distributed run sees the same
-batch and takes its share of it.
+So a run continues after any interruption with the batches it would have had, and every process of a distributed run
+sees the same batch and takes its share of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from latentpress.data.records import Record, read_records
-from latentpress.data.rows import QUOTE_CUE, Example, ExampleMaker, TokenizedRecord
+from latentpress.data.rows import Example, ExampleMaker, TokenizedRecord
 from latentpress.errors import DataError
 from latentpress.tokens import equal_windows
 from latentpress.training.recipes import Recipe
@@ -84,7 +84,12 @@ def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: Exam
     Raises:
         DataError: a file cannot be read, or nothing is left to train on.
     """
-    records = [record for path in paths for record in read_records(path) if not record.source.startswith(recipe.exclude_sources)]
+    records = [
+        record
+        for path in paths
+        for record in read_records(path)
+        if not record.source.startswith(recipe.exclude_sources)
+    ]
     digest = hashlib.sha256()
     for record in records:
         digest.update(repr(dataclasses.astuple(record)).encode())
@@ -95,31 +100,53 @@ def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: Exam
         digest.update(b"dev")
         for record in held:
             digest.update(repr(dataclasses.astuple(record)).encode())
-    made = [_usable(maker.tokenize(record), recipe.max_context_tokens) for record in records]
+    made = [_usable(maker.tokenize(record), recipe) for record in records]
     train = tuple(piece for pieces in made for piece in pieces)
     if not train:
-        raise DataError(f"{', '.join(paths)}: none of {len(records)} records can be trained on; raise max_context_tokens={recipe.max_context_tokens} or give records with questions or text")
-    kept = [(record, pieces[0]) for record in held if len(pieces := _usable(maker.tokenize(record), recipe.max_context_tokens)) == 1]
+        raise DataError(
+            f"{', '.join(paths)}: none of {len(records)} records can be trained on; raise "
+            f"max_context_tokens={recipe.max_context_tokens} or give records with questions or text"
+        )
+    kept = [(record, pieces[0]) for record in held if len(pieces := _usable(maker.tokenize(record), recipe)) == 1]
     dev_pieces, sources = tuple(piece for _, piece in kept), tuple(record for record, _ in kept)
-    return TrainingData(train=train, dev=dev_pieces, dev_sources=sources, left_out=sum(not pieces for pieces in made), digest=digest.hexdigest())
+    return TrainingData(
+        train=train,
+        dev=dev_pieces,
+        dev_sources=sources,
+        left_out=sum(not pieces for pieces in made),
+        digest=digest.hexdigest(),
+    )
 
 
 def _hold_back(records: list[Record], count: int) -> tuple[list[Record], list[Record]]:
-    """Holds back the last records by the hash of their contexts, at most a tenth; the same context never lies on both sides."""
+    """Holds back the last records by the hash of their contexts, at most a tenth; no context lies on both sides."""
     hashes = [hashlib.sha256("\0".join(record.contexts).encode()).hexdigest() for record in records]
     last = sorted(set(hashes))
     held = set(last[len(last) - min(count, len(last) // 10) :])
-    return [r for r, h in zip(records, hashes, strict=True) if h not in held], [r for r, h in zip(records, hashes, strict=True) if h in held]
+    sides: tuple[list[Record], list[Record]] = ([], [])
+    for record, name in zip(records, hashes, strict=True):
+        sides[name in held].append(record)
+    return sides
 
 
-def _usable(record: TokenizedRecord, limit: int) -> list[TokenizedRecord]:
+def _usable(record: TokenizedRecord, recipe: Recipe) -> list[TokenizedRecord]:
     """The record if it can be a row, passages of it if it is a long plain text, else nothing."""
-    tokens = sum(map(len, record.documents))
-    asked = bool(record.answers) or record.summary is not None
-    if not asked and len(record.documents) == 1 and tokens > QUOTE_CUE:
-        text = record.documents[0]
-        return [dataclasses.replace(record, documents=(text[a:b],)) for a, b in equal_windows(tokens, limit)] if tokens > limit else [record]
-    return [record] if tokens <= limit and (asked or max(map(len, record.documents)) > QUOTE_CUE) else []
+    limit = recipe.max_context_tokens
+    if record.tokens <= limit:
+        asked = _asked(record, recipe) or record.summary is not None
+        return [record] if asked or record.quotable else []
+    if record.answers or record.summary is not None or len(record.documents) > 1:
+        return []
+    text = record.documents[0]
+    spans = equal_windows(len(text), limit)
+    # The density label is of the whole text; a passage has none.
+    cut = [dataclasses.replace(record, documents=(text[a:b],), log2_ratio=None) for a, b in spans]
+    return [passage for passage in cut if passage.quotable]
+
+
+def _asked(record: TokenizedRecord, recipe: Recipe) -> bool:
+    """Whether rows ask questions about the record."""
+    return bool(record.answers) and recipe.questions > 0
 
 
 def unigram_counts(records: Iterable[TokenizedRecord], vocabulary: int) -> Tensor:
@@ -134,8 +161,8 @@ def unigram_counts(records: Iterable[TokenizedRecord], vocabulary: int) -> Tenso
 class StepStream(Dataset[Step]):
     """The steps of a training, by index.
 
-    Each epoch is a permutation of the records drawn from the seed and the epoch's number, cut into rows (of one record, or of
-    several documents) and then into steps.
+    Each epoch is a permutation of the records drawn from the seed and the epoch's number, cut into rows (of one record,
+    or of several documents) and then into steps.
     """
 
     def __init__(self, records: Sequence[TokenizedRecord], maker: ExampleMaker, recipe: Recipe) -> None:
@@ -152,14 +179,18 @@ class StepStream(Dataset[Step]):
         draw = random.Random(f"{self.recipe.seed}/step/{index}")
         ratio = draw.choices(self.recipe.candidates, self.recipe.ratio_weights_at(index))[0]
         quotes = self.recipe.quotes_at(index)
-        return Step(number=index, ratio=ratio, examples=tuple(self._example(row, draw, quotes) for row in self.rows(index)))
+        return Step(
+            number=index, ratio=ratio, examples=tuple(self._example(row, draw, quotes) for row in self.rows(index))
+        )
 
     def _example(self, row: Sequence[int], draw: random.Random, quotes: int) -> Example:
         records = [self.records[i] for i in row]
-        asked = any(record.answers for record in records) and self.recipe.questions
+        asked = any(_asked(record, self.recipe) for record in records)
         if not asked and not (len(records) == 1 and records[0].summary):
             quotes = max(1, quotes)  # a row without a branch would train nothing
-        return self.maker.example(records, draw, questions=self.recipe.questions, quotes=quotes, quote_tokens=self.recipe.quote_tokens)
+        return self.maker.example(
+            records, draw, questions=self.recipe.questions, quotes=quotes, quote_tokens=self.recipe.quote_tokens
+        )
 
     def rows(self, index: int) -> list[list[int]]:
         """Records of each row of a step."""
@@ -190,16 +221,18 @@ class StepStream(Dataset[Step]):
         return steps
 
     def _row(self, order: Sequence[int], at: int, draw: random.Random) -> tuple[list[int], int]:
-        """Takes the next record, or with the recipe's share the next 2 to 4 of one document each, and their context tokens."""
+        """Takes the next record, or with the recipe's share the next 2 to 4, and their context tokens."""
         wanted = draw.randint(2, 4) if draw.random() < self.recipe.multi_document else 1
-        row, length = [order[at]], self._tokens(order[at])
+        row, length = [order[at]], self.records[order[at]].tokens
         for index in order[at + 1 : at + wanted]:
-            alone = len(self.records[row[0]].documents) > 1 or len(self.records[index].documents) > 1
-            if alone or length + self._tokens(index) > self.recipe.max_context_tokens:
+            record = self.records[index]
+            together = self._joins(self.records[row[0]]) and self._joins(record)
+            if not together or length + record.tokens > self.recipe.max_context_tokens:
                 break
             row.append(index)
-            length += self._tokens(index)
+            length += record.tokens
         return row, length
 
-    def _tokens(self, index: int) -> int:
-        return sum(map(len, self.records[index].documents))
+    def _joins(self, record: TokenizedRecord) -> bool:
+        """Whether a record may share a row: it has one document, and something to train on beside a summary."""
+        return len(record.documents) == 1 and (record.quotable or _asked(record, self.recipe))

@@ -1,13 +1,15 @@
-"""What a press in training knows: its loss on held-out records, beside the loss with another record's latents, and its F1.
+"""What a press in training knows: its loss on held-out records, with their latents and with another's, and its F1.
 
-A decoder that ignores its latents has the same loss with the right ones and with wrong ones. The two losses part when it reads.
+A decoder that ignores its latents has the same loss with the right ones and with wrong ones. The two losses part when
+it reads.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +19,11 @@ from transformers import PreTrainedTokenizerBase
 from latentpress.attention import KeyValueCache
 from latentpress.compressors import Ratio
 from latentpress.data.records import Record
-from latentpress.data.rows import Example, ExampleMaker, TokenizedRecord
+from latentpress.data.rows import KINDS, Example, ExampleMaker, TokenizedRecord
 from latentpress.decoder.generate import Sampling, embed_pieces, generate, prefill
 from latentpress.evaluation.metrics import contains_cjk, f1, f1_chinese
 from latentpress.model import PressModel
+from latentpress.tokens import equal_windows
 from latentpress.training.objective import RowLoss, document_latents, ratio_loss, row_loss
 from latentpress.training.recipes import Recipe
 
@@ -49,24 +52,80 @@ class DevSet:
     """Questions that are answered."""
 
 
-def make_dev_set(records: Sequence[TokenizedRecord], sources: Sequence[Record], maker: ExampleMaker, recipe: Recipe) -> DevSet:
+def make_dev_set(
+    records: Sequence[TokenizedRecord], sources: Sequence[Record], maker: ExampleMaker, recipe: Recipe
+) -> DevSet:
     """Draws the rows and questions of all evaluations, by the recipe's seed."""
     draw = random.Random(f"{recipe.seed}/dev")
     order = draw.sample(range(len(records)), len(records))
 
     def row(index: int) -> Example:
-        return maker.example([records[index]], draw, questions=max(1, recipe.questions), quotes=1, quote_tokens=recipe.quote_tokens)
+        return maker.example(
+            [records[index]], draw, questions=max(1, recipe.questions), quotes=1, quote_tokens=recipe.quote_tokens
+        )
 
-    rows = sorted((row(i) for i in order[: recipe.dev_rows]), key=lambda example: len(example.documents))
-    batches: list[list[Example]] = []
-    for example in rows:
-        if not batches or len(batches[-1]) == _BATCH or len(batches[-1][0].documents) != len(example.documents):
-            batches.append([])
-        batches[-1].append(example)
-    asked = [(i, request, qa.answers) for i in order for (request, _), qa in zip(records[i].answers, sources[i].qas, strict=True)]
+    rows = sorted((row(i) for i in order[: recipe.dev_rows]), key=_documents)
+    groups = [list(group) for _, group in itertools.groupby(rows, _documents)]
+    # Equal batches: a row alone in its batch would have no wrong latents to read.
+    batches = [group[a:b] for group in groups for a, b in equal_windows(len(group), _BATCH)]
+    asked = [
+        (i, request, qa.answers)
+        for i in order
+        for (request, _), qa in zip(records[i].answers, sources[i].qas, strict=True)
+    ]
     drawn = draw.sample(asked, min(recipe.f1_questions, len(asked)))
     questions = tuple(DevQuestion(row=row(i), request=request, answers=answers) for i, request, answers in drawn)
     return DevSet(batches=tuple(map(tuple, batches)), questions=questions)
+
+
+def _documents(example: Example) -> int:
+    return len(example.documents)
+
+
+def dev_metrics(
+    press: PressModel,
+    dev: DevSet,
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    share: slice,
+    reduce: Callable[[Sequence[float]], list[float]],
+) -> dict[str, float]:
+    """Evaluates a press, in one process or in several together.
+
+    Args:
+        press: in evaluation mode.
+        dev: what is evaluated.
+        recipe: says at which ratios.
+        tokenizer: of the decoder.
+        share: which batches and questions are this process's.
+        reduce: sums numbers over the processes.
+
+    Returns:
+        `x4_answer`, `x4_answer_wrong`, ... (nats a token, with the right and with wrong latents), `ratio_error`,
+        `f1_x4`, and `loss`, which the best press has lowest: the mean over the ratios of the answers' loss (of all
+        targets, if the dev records have no answers).
+    """
+    names = [f"{kind}{suffix}" for kind in KINDS for suffix in ("", "_wrong")] + ["ratio_error"]
+    metrics: dict[str, float] = {}
+    means = []
+    for ratio in [r for r in recipe.dev_ratios if r in recipe.candidates] or list(recipe.candidates):
+        sums = loss_sums(press, dev.batches[share], ratio)
+        totals = reduce([value for name in names for value in sums.get(name, (0.0, 0))])
+        pairs = zip(names, totals[::2], totals[1::2], strict=True)
+        found = {name: (total, count) for name, total, count in pairs if count}
+        total, count = found.pop("ratio_error", (0.0, 0.0))
+        if count:
+            metrics["ratio_error"] = total / count
+        metrics |= {f"x{ratio}_{name}": total / count for name, (total, count) in found.items()}
+        judged = [found["answer"]] if "answer" in found else [found[kind] for kind in KINDS if kind in found]
+        means.append(sum(total for total, _ in judged) / sum(count for _, count in judged))
+    metrics["loss"] = sum(means) / len(means)
+    if dev.questions and recipe.f1_ratio in recipe.candidates:
+        scores = evaluate_f1(press, tokenizer, dev.questions[share], recipe.f1_ratio)
+        total, count = reduce([sum(scores), len(scores)])
+        metrics[f"f1_x{recipe.f1_ratio}"] = total / count
+    return metrics
 
 
 @torch.no_grad()
@@ -74,8 +133,8 @@ def loss_sums(model: PressModel, batches: Sequence[Sequence[Example]], ratio: in
     """Losses of rows at a ratio, summed.
 
     Returns:
-        Sum and count by name: `answer`, `summary`, `quote` (nats a token) with the right latents, the same names with `_wrong` with
-        those of the next row of the batch, and `ratio_error` (squared, a labelled window).
+        Sum and count by name: `answer`, `summary`, `quote` (nats a token) with the right latents, the same names with
+        `_wrong` with those of the next row of the batch, and `ratio_error` (squared, a labelled window).
     """
     sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
 
@@ -99,24 +158,35 @@ def loss_sums(model: PressModel, batches: Sequence[Sequence[Example]], ratio: in
 
 @torch.no_grad()
 def evaluate_f1(
-    model: PressModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[DevQuestion], ratio: int, *, max_new_tokens: int = 32, batch_size: int = 16
+    model: PressModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[DevQuestion],
+    ratio: int,
+    *,
+    max_new_tokens: int = 32,
+    batch_size: int = 16,
 ) -> list[float]:
     """F1 of each question, answered greedily from the latents alone (CMRC's F1 where the answer is Chinese)."""
     scores: list[float] = []
     for start in range(0, len(questions), batch_size):
         batch = questions[start : start + batch_size]
         latents, _ = document_latents(model, [question.row for question in batch], Ratio(ratio))
-        prompts = [embed_pieces(model.decoder, [*question.row.prefix, list(question.request)], documents) for question, documents in zip(batch, latents, strict=True)]
+        prompts = [
+            embed_pieces(model.decoder, [*question.row.prefix, list(question.request)], documents)
+            for question, documents in zip(batch, latents, strict=True)
+        ]
         for question, text in zip(batch, _answers(model, tokenizer, prompts, max_new_tokens), strict=True):
             score = f1_chinese if contains_cjk("".join(question.answers)) else f1
             scores.append(score(text, question.answers))
     return scores
 
 
-def _answers(model: PressModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Tensor], max_new_tokens: int) -> list[str]:
+def _answers(
+    model: PressModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Tensor], max_new_tokens: int
+) -> list[str]:
     cache = KeyValueCache(len(prompts))
     states = prefill(model.decoder, prompts, cache)
-    stops = frozenset({int(tokenizer.eos_token_id)})  # type: ignore[arg-type]
+    stops = frozenset({int(tokenizer.eos_token_id)})
     tokens: list[list[int]] = [[] for _ in prompts]
     for row in generate(model.decoder, states, cache, stops, Sampling(max_new_tokens=max_new_tokens)):
         for answer, token in zip(tokens, row, strict=True):

@@ -13,8 +13,8 @@ _NEVER = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Tells glibc's allocator not to give freed memory back to the system.
 
-    A training step on a CPU frees and asks again for the same gigabytes of activations. glibc maps each large buffer anew and
-    returns it at once, so every step pays for millions of page faults: a fifth to two fifths of its time.
+    A training step on a CPU frees and asks again for the same gigabytes of activations. glibc maps each large buffer
+    anew and returns it at once, so every step pays for millions of page faults: a fifth to two fifths of its time.
 
     Returns:
         Whether the allocator took the settings; False, and nothing changed, on any system but Linux with glibc.
@@ -27,4 +27,4 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _TOP_PAD))
-    return all([mallopt(ctypes.c_int(name), ctypes.c_int(value)) == 1 for name, value in settings])
+    return all(mallopt(ctypes.c_int(name), ctypes.c_int(value)) == 1 for name, value in settings)

@@ -1,7 +1,7 @@
 """The training loss of packed rows: language modelling on targets, squared error of the predicted log2 ratio.
 
-`loss = LM + lambda * MSE(y, y*)` (arXiv 2603.25926, equation 7). LM is the mean over the predicted tokens of the whole batch, MSE the
-mean over its labelled windows. Logits are computed where there is a label and nowhere else.
+`loss = LM + lambda * MSE(y, y*)` (arXiv 2603.25926, equation 7). LM is the mean over the predicted tokens of the whole
+batch, MSE the mean over its labelled windows. Logits are computed where there is a label and nowhere else.
 """
 
 from __future__ import annotations
@@ -36,23 +36,31 @@ class RowLoss:
     """Sum and number of the token losses of each kind of branch."""
 
 
-def document_latents(model: PressModel, examples: Sequence[Example], size: Size) -> tuple[list[list[Tensor]], Tensor | None]:
+def document_latents(
+    model: PressModel, examples: Sequence[Example], size: Size
+) -> tuple[list[list[Tensor]], Tensor | None]:
     """Latents `[M, D]` of each document of each example, and the predicted log2 ratio of every window."""
     encoded = model.encode([window for example in examples for window in example.windows])
     made = model.latents(encoded, [size] * len(encoded.lengths))
     windows = iter(made.vectors.split(made.counts))
-    latents = [[torch.cat([next(windows) for _ in range(count)]) for count in example.documents] for example in examples]
+    latents = [
+        [torch.cat([next(windows) for _ in range(count)]) for count in example.documents] for example in examples
+    ]
     return latents, encoded.log2_ratios
 
 
-def pack(model: PressModel, examples: Sequence[Example], latents: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Layout, Tensor, Tensor]:
+def pack(
+    model: PressModel, examples: Sequence[Example], latents: Sequence[Sequence[Tensor]]
+) -> tuple[Tensor, Layout, Tensor, Tensor]:
     """Lays the rows of a batch side by side.
 
     Returns:
         Embeddings `[N, D]`, their layout, indices of the states that predict a label, and the labels.
     """
     device = model.decoder.device
-    embeddings, lengths, positions, masks, at, labels, before = [], [], [], [], [], [], 0
+    embeddings, lengths, positions, masks, before = [], [], [], [], 0
+    at: list[int] = []
+    labels: list[int] = []
     for example, documents in zip(examples, latents, strict=True):
         shared = embed_pieces(model.decoder, example.prefix, documents)
         prefix = len(shared)
@@ -79,7 +87,9 @@ def pack(model: PressModel, examples: Sequence[Example], latents: Sequence[Seque
     return torch.cat(embeddings), layout, torch.tensor(at, device=device), torch.tensor(labels, device=device)
 
 
-def row_loss(model: PressModel, examples: Sequence[Example], size: Size, *, latents: Sequence[Sequence[Tensor]] | None = None) -> RowLoss:
+def row_loss(
+    model: PressModel, examples: Sequence[Example], size: Size, *, latents: Sequence[Sequence[Tensor]] | None = None
+) -> RowLoss:
     """Loss of a batch of rows at one size.
 
     Args:
@@ -94,9 +104,15 @@ def row_loss(model: PressModel, examples: Sequence[Example], size: Size, *, late
     embeddings, layout, at, labels = pack(model, examples, latents)
     states = model.decoder(embeddings, layout)[at]
     losses = F.cross_entropy(model.decoder.logits(states), labels, reduction="none")
-    kinds = torch.tensor([KINDS.index(branch.kind) for example in examples for branch in example.branches for _ in range(branch.labels)])
+    kinds = torch.tensor(
+        [KINDS.index(branch.kind) for example in examples for branch in example.branches for _ in range(branch.labels)]
+    )
     detached = losses.detach().cpu()
-    by_kind = {kind: (float(detached[kinds == i].sum()), int((kinds == i).sum())) for i, kind in enumerate(KINDS) if bool((kinds == i).any())}
+    by_kind: dict[str, tuple[float, int]] = {
+        kind: (float(detached[kinds == i].sum()), int((kinds == i).sum()))
+        for i, kind in enumerate(KINDS)
+        if bool((kinds == i).any())
+    }
     ratio, labelled = ratio_loss(examples, predicted, losses.device)
     return RowLoss(losses.sum(), len(labels), ratio, labelled, by_kind)
 
@@ -117,3 +133,19 @@ def ratio_loss(examples: Sequence[Example], predicted: Tensor | None, device: to
         return predicted.sum() * 0.0, 0
     target = torch.tensor([labels[i] for i in known], dtype=torch.float32, device=device)
     return F.mse_loss(predicted[known], target, reduction="sum"), len(known)
+
+
+def step_loss(rows: RowLoss, *, labels: int, labelled: int, weight: float, processes: int) -> Tensor:
+    """Loss of one process's share of a step, so that the mean over the processes is the loss of the whole step.
+
+    `mean_p(processes * sum_p / total) = sum / total`: the token mean over the global batch, and the mean over its
+    labelled windows.
+
+    Args:
+        rows: losses of the share, summed.
+        labels: predicted tokens of the whole step.
+        labelled: windows with a density label of the whole step.
+        weight: of the ratio loss, lambda.
+        processes: their number; data parallelism averages their gradients.
+    """
+    return processes * (rows.lm / max(1, labels) + weight * rows.ratio / max(1, labelled))

@@ -1,45 +1,31 @@
-"""Recipes: functions by name that return everything a training depends on, and `name=value` overrides of it."""
+"""Recipes: functions by name that return everything a training depends on."""
 
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from latentpress.checkpoints.config import BaseReference, PressConfig
+from latentpress.data.rows import QUOTE_CUE
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import InputError
 from latentpress.lora import LoraSettings
+from latentpress.training.schedules import QuotePhase, RatioPhase, check_starts
 
 _FREE = {"free": True}  # settings that change no weight: a run may be resumed with other values
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RatioPhase:
-    """How candidate ratios are drawn from some point of the training on."""
-
-    start: float
-    """Fraction of the steps at which the phase starts."""
-    weights: tuple[float, ...]
-    """Weight of each candidate in the draw."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QuotePhase:
-    """How many quotes an example has from some point of the training on."""
-
-    start: float
-    """Fraction of the steps at which the phase starts."""
-    quotes: int
-    """Quotes of an example."""
+_AT_LEAST_1 = "steps tokens_per_step window_tokens converter_width log_every eval_every save_every dev_rows"
+_AT_LEAST_0 = "questions quotes warmup_steps dev_records f1_questions learning_rate other_learning_rate weight_decay"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """Every setting of a training. A run is a function of the recipe, the data and the base model, and of nothing else."""
+    """Every setting of a training.
+
+    A run is a function of the recipe, the data, the base model and the press it starts from, and of nothing else.
+    """
 
     recipe: str
     """Name of the recipe."""
@@ -56,6 +42,8 @@ class Recipe:
     """Name of the ratio policy."""
     candidates: tuple[int, ...] = (2, 4, 8, 16, 32)
     """Ratios trained, ascending; one is drawn a step."""
+    rounding: str = "linear"
+    """How the selector rounds: `linear` or `log`."""
     encoder_layers: int | None = 12
     """Layers of the base that the encoder uses, counted from the input; all if none."""
     encoder_lora: LoraSettings = field(default_factory=LoraSettings)
@@ -70,13 +58,15 @@ class Recipe:
     """How far the salience starts towards rare words: 0 weighs all alike, 1 by inverse frequency."""
     window_tokens: int = 512
     """Most tokens of an encoder window."""
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    """Texts around the latents."""
 
     steps: int = 20_000
     """Steps of the whole training; schedules follow them."""
     tokens_per_step: int = 1000
     """Context tokens of a step: rows are added until it has so many."""
     max_context_tokens: int = 1300
-    """Most context tokens of a row: longer plain texts are cut into passages, longer records with questions are left out."""
+    """Most context tokens of a row: longer plain texts are cut up, longer records with questions are left out."""
     exclude_sources: tuple[str, ...] = ()
     """Records whose source starts with one of these are left out."""
     multi_document: float = 0.1
@@ -90,7 +80,7 @@ class Recipe:
     quote_schedule: tuple[QuotePhase, ...] = ()
     """Number of quotes by fraction of the steps, written `0:3,0.5:1`."""
     ratio_schedule: tuple[RatioPhase, ...] = ()
-    """Weights of the candidates by fraction of the steps, written `0:1/1/1/0/0,0.5:1/1/1/1/1`; all alike if empty."""
+    """Weights of the candidates by fraction of the steps, written `0:1/1/1/0/0,0.5:1/1/1/1/1`; alike if empty."""
 
     learning_rate: float = 1e-3
     """Peak learning rate of the adapters."""
@@ -124,33 +114,47 @@ class Recipe:
     f1_questions: int = field(default=64, metadata=_FREE)
     """Dev questions answered by greedy generation each time; 0 for none."""
     f1_ratio: int = field(default=4, metadata=_FREE)
-    """Ratio at which they are answered."""
+    """Ratio at which they are answered, if it is a candidate."""
 
     def __post_init__(self) -> None:
-        for name, options in (("dtype", ("bfloat16", "float32")), ("schedule", ("linear", "constant"))):
-            if getattr(self, name) not in options:
-                raise InputError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(options)}")
-        for name in ("steps", "tokens_per_step", "max_context_tokens", "window_tokens", "converter_width", "quote_tokens", "log_every", "eval_every", "save_every", "dev_rows"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("questions", "quotes", "warmup_steps", "dev_records", "f1_questions", "learning_rate", "other_learning_rate", "weight_decay", "clip", "ratio_loss"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)} must be 0 or more")
-        if not 0 <= self.multi_document <= 1:
-            raise InputError(f"multi_document={self.multi_document:g} is a share of the rows, between 0 and 1")
-        self._check_phases("ratio_schedule", self.ratio_schedule)
-        self._check_phases("quote_schedule", self.quote_schedule)
+        options = {"dtype": ("bfloat16", "float32"), "schedule": ("linear", "constant"), "rounding": ("linear", "log")}
+        for name, valid in options.items():
+            if getattr(self, name) not in valid:
+                raise InputError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(valid)}")
+        if "{question}" not in self.prompt.question:
+            raise InputError(
+                f"prompt.question={self.prompt.question!r} has no place for the question; write {{question}}"
+            )
+        self._check_numbers()
+        check_starts("ratio_schedule", self.ratio_schedule)
+        check_starts("quote_schedule", self.quote_schedule)
+        if any(phase.quotes < 0 for phase in self.quote_schedule):
+            raise InputError("quote_schedule has a phase with fewer than 0 quotes; give 0 or more")
         for phase in self.ratio_schedule:
-            if len(phase.weights) != len(self.candidates) or min(phase.weights) < 0 or not sum(phase.weights):
+            usable = all(math.isfinite(weight) and weight >= 0 for weight in phase.weights)
+            if len(phase.weights) != len(self.candidates) or not usable or not any(phase.weights):
                 shown = "/".join(f"{weight:g}" for weight in phase.weights)
-                raise InputError(f"ratio_schedule gives the weights {shown}; give one a candidate ({', '.join(map(str, self.candidates))}), none below 0 and not all 0")
+                raise InputError(
+                    f"ratio_schedule gives the weights {shown}; give one a candidate "
+                    f"({', '.join(map(str, self.candidates))}), none below 0 and not all 0, or none at all"
+                )
 
-    @staticmethod
-    def _check_phases(name: str, phases: tuple[Any, ...]) -> None:
-        starts = [phase.start for phase in phases]
-        if starts and (starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1):
-            shown = ", ".join(f"{start:g}" for start in starts)
-            raise InputError(f"{name} has phases that start at {shown}; the first starts at 0, the others follow in ascending order below 1")
+    def _check_numbers(self) -> None:
+        least = (
+            dict.fromkeys(_AT_LEAST_0.split(), 0) | {"clip": 0, "ratio_loss": 0} | dict.fromkeys(_AT_LEAST_1.split(), 1)
+        )
+        # A shorter text or quote would have no token behind the cue to train on.
+        least |= {"max_context_tokens": QUOTE_CUE + 1, "quote_tokens": QUOTE_CUE + 1}
+        for name, limit in least.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= limit):
+                raise InputError(f"{name}={value:g} must be {limit} or more")
+        for name, most in (("multi_document", 1.0), ("beta2", 0.999999), ("seed", 2**32 - 1)):
+            value = getattr(self, name)
+            if not 0 <= value <= most:
+                raise InputError(f"{name}={value:g} must be between 0 and {most:.10g}")
+        if not math.isfinite(self.residual_sharpness):
+            raise InputError(f"residual_sharpness={self.residual_sharpness:g} must be a number, for example 1")
 
     def quotes_at(self, step: int) -> int:
         """Quotes of a row at a step."""
@@ -183,22 +187,49 @@ class Recipe:
             compressor=self.compressor,
             policy=self.policy,
             candidates=self.candidates,
+            rounding=self.rounding,
             converter_width=self.converter_width,
             residual=self.residual,
             window_tokens=self.window_tokens,
-            prompt=PromptSettings(),
+            prompt=self.prompt,
             trained=trained,
         )
 
 
 def semidynamic() -> Recipe:
-    """The shipped press: the paper's method with an embedding residual, quotes as dense targets, and a shallow encoder."""
+    """The shipped press: the paper's method with an embedding residual, quotes as dense targets, a shallow encoder.
+
+    Few steps of few tokens, as a CPU gives; low ratios first, until the latents are read (docs/experiments.md).
+    """
     lora = LoraSettings(rank=16, alpha=32.0, rank_stabilised=False)
-    return Recipe(recipe="semidynamic", press="semidynamic-smollm2-135m", encoder_lora=lora, decoder_lora=lora)
+    return Recipe(
+        recipe="semidynamic",
+        press="semidynamic-smollm2-135m",
+        encoder_lora=lora,
+        decoder_lora=lora,
+        residual_sharpness=1.0,
+        steps=1150,
+        tokens_per_step=600,
+        max_context_tokens=512,
+        quote_schedule=(QuotePhase(start=0.0, quotes=2), QuotePhase(start=0.5, quotes=1)),
+        ratio_schedule=(
+            RatioPhase(start=0.0, weights=(3.0, 5.0, 2.0, 0.0, 0.0)),
+            RatioPhase(start=0.15, weights=(12.0, 30.0, 28.0, 20.0, 10.0)),
+        ),
+        learning_rate=5e-4,
+        other_learning_rate=5e-4,
+        log_every=10,
+        eval_every=115,
+        save_every=50,
+        dev_records=100,
+        dev_rows=16,
+        dev_ratios=(4, 16),
+        f1_questions=32,
+    )
 
 
 def semidynamic_paper() -> Recipe:
-    """The paper's settings (arXiv 2603.25926, authors' code): answers and summaries only, no residual, all layers, 80 contexts a step."""
+    """The paper's settings (arXiv 2603.25926, authors' code): answers and summaries, no residual, all layers."""
     return Recipe(
         recipe="semidynamic-paper",
         press="semidynamic-paper-smollm2-135m",
@@ -230,76 +261,20 @@ def reader() -> Recipe:
         candidates=(1, 4, 8, 16),
         residual="none",
         decoder_lora=lora,
+        steps=600,
+        tokens_per_step=1000,
+        max_context_tokens=512,
+        multi_document=0.0,
         quotes=0,
-        dev_ratios=(1, 4, 8, 16),
+        learning_rate=5e-4,
+        other_learning_rate=5e-4,
+        dev_rows=24,
+        dev_ratios=(1, 4),
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"semidynamic": semidynamic, "semidynamic-paper": semidynamic_paper, "reader": reader}
-
-
-def make_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """Returns a recipe by name with `name=value` overrides; `encoder_lora.rank=8` reaches into an adapter.
-
-    Raises:
-        InputError: an unknown recipe or setting, or a value of the wrong type; the message lists the valid ones.
-    """
-    if name not in RECIPES:
-        raise InputError(f"recipe {name!r} is unknown; choose one of {', '.join(RECIPES)}")
-    recipe = RECIPES[name]()
-    changes: dict[str, Any] = {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"override {text!r} is not name=value, for example steps=1000")
-        _apply(recipe, changes, key.strip(), value.strip())
-    return dataclasses.replace(recipe, **changes)
-
-
-def _apply(recipe: Recipe, changes: dict[str, Any], key: str, value: str) -> None:
-    """Adds one override to the changes."""
-    name, dot, inner = key.partition(".")
-    hints = {k: v for k, v in typing.get_type_hints(Recipe).items() if k != "recipe"}
-    if name not in hints:
-        raise InputError(f"recipe {recipe.recipe!r} has no setting {name!r}; choose one of {', '.join(hints)}")
-    hint = hints[name]
-    if hint is LoraSettings:
-        inner_hints = typing.get_type_hints(LoraSettings)
-        if inner not in inner_hints:
-            raise InputError(f"{name} has the settings {', '.join(f'{name}.{k}' for k in inner_hints)}; set one of them, not {key!r}")
-        current = changes.get(name, getattr(recipe, name))
-        changes[name] = dataclasses.replace(current, **{inner: _parse(key, inner_hints[inner], value)})
-    elif dot:
-        raise InputError(f"{name} has no inner settings; write {name}=value, not {key!r}")
-    else:
-        changes[name] = _parse(name, hint, value)
-
-
-def _parse(name: str, hint: Any, value: str) -> Any:
-    """Reads the text of an override as the type of its setting."""
-    options = typing.get_args(hint)
-    try:
-        if typing.get_origin(hint) in (types.UnionType, typing.Union):
-            return None if value.lower() == "none" else _parse(name, options[0], value)
-        if typing.get_origin(hint) is tuple:
-            return tuple(_parse(name, options[0], item.strip()) for item in value.split(",") if item.strip())
-        if hint is RatioPhase:
-            start, weights = value.split(":")
-            return RatioPhase(start=float(start), weights=tuple(float(weight) for weight in weights.split("/")))
-        if hint is QuotePhase:
-            start, quotes = value.split(":")
-            return QuotePhase(start=float(start), quotes=int(quotes))
-        if hint is bool:
-            return {"true": True, "false": False}[value.lower()]
-        return hint(value.replace("_", "") if hint in (int, float) else value)
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{name}={value!r} cannot be read; expected {_EXPECTED.get(hint, 'another value')}") from error
-
-
-_EXPECTED: dict[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    RatioPhase: "phases such as 0:1/1/1/0/0,0.5:1/1/1/1/1 (start of the phase, then one weight a candidate)",
-    QuotePhase: "phases such as 0:3,0.5:1 (start of the phase, then the number of quotes)",
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "semidynamic": semidynamic,
+    "semidynamic-paper": semidynamic_paper,
+    "reader": reader,
 }

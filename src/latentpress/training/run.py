@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import time
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import torch
@@ -18,14 +21,16 @@ from latentpress.data.rows import ExampleMaker
 from latentpress.errors import TrainingError
 from latentpress.lora import load_lora_state
 from latentpress.model import PressModel
-from latentpress.training.callbacks import EvaluateLast, Files, ShowProgress, StopAfter
-from latentpress.training.checkpoint import PRESS, claim, trained
+from latentpress.training.callbacks import Files, Pace, ShowProgress, StopAfter
+from latentpress.training.checkpoint import PRESS, alone_in, claim, trained, writing
 from latentpress.training.data_stream import StepStream, TrainingData, read_data, unigram_counts
 from latentpress.training.evaluate import make_dev_set
 from latentpress.training.memory import keep_freed_memory
-from latentpress.training.recipes import Recipe, make_recipe
+from latentpress.training.overrides import make_recipe, overridden
+from latentpress.training.recipes import Recipe
 from latentpress.training.trainer import PressTrainer, training_arguments
 
+_WEIGHTLESS = {"candidates", "prompt", "rounding", "window_tokens"}  # settings that no weight's shape depends on
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -67,38 +72,48 @@ def train(
     started = time.monotonic()
     recipe = make_recipe(recipe_name, overrides)
     keep_freed_memory()
-    console = Console(stderr=True)
     args = training_arguments(recipe, out)
-    loaded = open_base(base, recipe, args.device)
-    reference = BaseReference(id=loaded.id, fingerprint=loaded.fingerprint, width=loaded.width)
-    config = recipe.press_config(reference, {})
-    maker = ExampleMaker(loaded.tokenizer, config.prompt, config.window_tokens)
-    records = read_data(data, dev, recipe, maker)
-    identity = {"recipe": recipe.identity(), "data": records.digest, "base": loaded.fingerprint, "from_press": _fingerprint(from_press)}
-    with args.main_process_first(local=False):
-        checkpoint = claim(out, identity, resume=resume or args.process_index > 0)
-    press = new_press(config, loaded, recipe, records)
-    if from_press is not None:
-        load_weights(press, Path(from_press))
-    if args.process_index == 0:
+    with alone_in(out) if args.process_index == 0 else contextlib.nullcontext():
+        loaded = open_base(base, recipe, args.device)
+        reference = BaseReference(id=loaded.id, fingerprint=loaded.fingerprint, width=loaded.width)
+        config = recipe.press_config(reference, {})
+        maker = ExampleMaker(loaded.tokenizer, config.prompt, config.window_tokens)
+        records = read_data(data, dev, recipe, maker)
+        identity = {
+            "recipe": recipe.identity(),
+            "data": records.digest,
+            "base": loaded.fingerprint,
+            "from_press": None if from_press is None else read_config(Path(from_press))[2],
+        }
+        with args.main_process_first(local=False), writing(out):
+            older = {"recipe": Recipe(recipe=recipe.recipe, press=recipe.press).identity()}
+            checkpoint = claim(out, identity, resume=resume or args.process_index > 0, defaults=older)
+        press = new_press(config, loaded, recipe, records)
+        if from_press is not None:
+            load_weights(press, Path(from_press), meant=overridden(overrides))
+        stop = StopAfter(minutes, started)
+        trainer = PressTrainer(
+            press,
+            recipe,
+            StepStream(records.train, maker, recipe),
+            make_dev_set(records.dev, records.dev_sources, maker, recipe) if records.dev else None,
+            loaded.tokenizer,
+            out=out,
+            args=args,
+            provenance={
+                "recipe": recipe.identity(),
+                "data": [Path(path).name for path in data],
+                "records": len(records.train),
+            },
+            callbacks=[stop, Pace(), Files(out)],
+        )
+        console = Console(stderr=True, quiet=args.process_index > 0)
         console.print(_summary(press, loaded, records, recipe, checkpoint), highlight=False, soft_wrap=True)
-    stop = StopAfter(minutes, started)
-    trainer = PressTrainer(
-        press,
-        recipe,
-        StepStream(records.train, maker, recipe),
-        make_dev_set(records.dev, records.dev_sources, maker, recipe) if records.dev else None,
-        loaded.tokenizer,
-        out=out,
-        args=args,
-        provenance={"recipe": recipe.identity(), "data": [Path(path).name for path in data], "records": len(records.train)},
-        callbacks=[EvaluateLast(), stop, Files(out)],
-    )
-    _run(trainer, checkpoint, console)
-    if not (out / PRESS).exists():  # stopped before the first evaluation, or there is nothing to evaluate on
-        trainer.export({})
-    if stop.stopped and args.process_index == 0:
-        console.print(f"time is up at step {trainer.state.global_step} of {recipe.steps}; the same command goes on from there")
+        with writing(out):
+            _run(trainer, checkpoint, console)
+    if stop.stopped:
+        step = trainer.state.global_step
+        console.print(f"time is up at step {step} of {recipe.steps}; the same command goes on from there")
     return out / PRESS
 
 
@@ -109,7 +124,7 @@ def open_base(base: str | None, recipe: Recipe, device: torch.device) -> Base:
 
 
 def new_press(config: PressConfig, base: Base, recipe: Recipe, records: TrainingData) -> PressModel:
-    """Makes the press that training starts from: random weights by the recipe's seed, salience by the data's word frequencies."""
+    """Makes the press that training starts from: random weights by the seed, salience by the data's frequencies."""
     set_seed(recipe.seed)
     press = PressModel(config, base)
     if press.residual is not None:
@@ -118,58 +133,77 @@ def new_press(config: PressConfig, base: Base, recipe: Recipe, records: Training
     return press
 
 
-def load_weights(press: PressModel, folder: Path) -> None:
+def load_weights(press: PressModel, folder: Path, *, meant: AbstractSet[str] = frozenset()) -> None:
     """Copies the weights of a press folder into a model.
 
+    Args:
+        press: what is trained.
+        folder: the press to start from.
+        meant: settings that the user gave; of those that shape no weight, these alone may differ from the press's.
+
     Raises:
-        TrainingError: the press was made for another base, or has other settings of its modules, each named.
+        TrainingError: the press was made for another base, or has other settings, each named.
     """
     config, modules, adapters, _ = read_press(folder)
+    differing = _different_settings(config, press.config, meant)
     own = press.own_state()
-    names = ("encoder_layers", "encoder_lora", "decoder_lora", "compressor", "policy", "converter_width", "residual")
-    differing = [f"{name} is {getattr(config, name)!r} there, {getattr(press.config, name)!r} here" for name in names if getattr(config, name) != getattr(press.config, name)]
-    if config.base.fingerprint != press.config.base.fingerprint:
-        differing.insert(0, f"its base model is {config.base.id!r} ({config.base.fingerprint[:12]}), not {press.config.base.id!r} ({press.config.base.fingerprint[:12]})")
-    if differing or {k: v.shape for k, v in modules.items()} != {k: v.shape for k, v in own.items()}:
-        raise TrainingError(f"training cannot start from press {folder}: {'; '.join(differing) or 'its modules have other shapes'}; give the press's settings as overrides")
+    if not differing and {k: v.shape for k, v in modules.items()} != {k: v.shape for k, v in own.items()}:
+        differing = ["its modules have other shapes"]
+    if differing:
+        raise TrainingError(
+            f"training cannot start from press {folder}: {'; '.join(differing)}; give the press's settings as overrides"
+        )
     for role, backbone in (("encoder", press.encoder), ("decoder", press.decoder)):
-        if backbone is None:
-            continue
-        missing, unknown = load_lora_state(backbone.body, adapters[role])
-        assert not missing and not unknown, f"{role} adapter of equal settings lacks {missing} or has {unknown}"
+        if backbone is not None:
+            missing, unknown = load_lora_state(backbone.body, adapters[role])
+            assert not missing, f"{role} adapter of equal settings lacks {missing}"
+            assert not unknown, f"{role} adapter of equal settings has {unknown}"
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(modules[name])
 
 
-def _fingerprint(from_press: str | None) -> str | None:
-    return None if from_press is None else read_config(Path(from_press))[2]
+def _different_settings(old: PressConfig, new: PressConfig, meant: AbstractSet[str]) -> list[str]:
+    """What keeps the weights of one press from being trained further as another, in words."""
+    differing = []
+    if old.base.fingerprint != new.base.fingerprint:
+        there, here = (f"{base.id!r} ({base.fingerprint[:12]})" for base in (old.base, new.base))
+        differing.append(f"its base model is {there}, not {here}")
+    for name in sorted({f.name for f in dataclasses.fields(PressConfig)} - {"name", "base", "trained"}):
+        there, here = getattr(old, name), getattr(new, name)
+        if there != here and (name not in meant or name not in _WEIGHTLESS):
+            differing.append(f"{name} is {there!r} there, {here!r} here")
+    return differing
 
 
 def _run(trainer: PressTrainer, checkpoint: Path | None, console: Console) -> None:
-    """Trains from a checkpoint, or from the start, unless all steps are done."""
+    """Trains from a checkpoint, or from the start, unless all steps are done; leaves a press in any case."""
     trainer.remove_callback(PrinterCallback)
-    if checkpoint is not None and int(checkpoint.name.rpartition("-")[2]) >= trainer.recipe.steps:
-        return
-    progress = ShowProgress(console)
-    trainer.add_callback(progress)
-    try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    finally:
-        progress.close()
+    if checkpoint is None or int(checkpoint.name.rpartition("-")[2]) < trainer.recipe.steps:
+        progress = ShowProgress(console)
+        trainer.add_callback(progress)
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            progress.close()
+    elif not (trainer.out / PRESS).exists():
+        trainer.load(checkpoint)
+    if not (trainer.out / PRESS).exists():  # stopped before the first evaluation
+        trainer.export({})
 
 
 def _summary(press: PressModel, base: Base, records: TrainingData, recipe: Recipe, checkpoint: Path | None) -> str:
     """What is trained, on what, and from where."""
     count = sum(parameter.numel() for parameter in trained(press).values())
     whole = sum(parameter.numel() for parameter in base.model.parameters())
-    tokens = sum(len(document) for record in records.train for document in record.documents)
+    tokens = sum(record.tokens for record in records.train)
     questions = sum(len(record.answers) for record in records.train)
     left_out = f", {records.left_out} left out" if records.left_out else ""
-    return "\n".join(
-        (
-            f"press {recipe.press}: {count / 1e6:.2f} M parameters trained, {100 * count / whole:.1f}% of the base's {whole / 1e6:.1f} M",
-            f"data: {len(records.train)} records, {questions} questions, {tokens / 1e6:.2f} M context tokens{left_out}; {len(records.dev)} dev records",
-            f"steps: {recipe.steps} of {recipe.tokens_per_step} context tokens, from {checkpoint.name if checkpoint else 'the start'}",
-        )
+    limits = f"{recipe.steps} of {recipe.tokens_per_step} context tokens"
+    return (
+        f"press {recipe.press}: {count / 1e6:.2f} M parameters trained, "
+        f"{100 * count / whole:.1f}% of the base's {whole / 1e6:.1f} M\n"
+        f"data: {len(records.train)} records, {questions} questions, {tokens / 1e6:.2f} M context tokens{left_out}; "
+        f"{len(records.dev)} dev records\n"
+        f"steps: {limits}, from {checkpoint.name if checkpoint else 'the start'}"
     )

@@ -19,17 +19,23 @@ from transformers.trainer_utils import IntervalStrategy
 
 from latentpress.compressors import Ratio
 from latentpress.data.rows import Example
-from latentpress.errors import TrainingError
-from latentpress.lora import LoraLinear
 from latentpress.model import PressModel
-from latentpress.training.checkpoint import COUNTERS, PRESS, checkpoints, export_press, load_masters, new_checkpoint, save_masters, trained
+from latentpress.training.checkpoint import (
+    COUNTERS,
+    GUARD,
+    PRESS,
+    checkpoints,
+    export_press,
+    load_masters,
+    new_checkpoint,
+    save_masters,
+)
 from latentpress.training.data_stream import Step, StepStream
-from latentpress.training.evaluate import DevSet, evaluate_f1, loss_sums
-from latentpress.training.objective import RowLoss, row_loss
+from latentpress.training.evaluate import DevSet, dev_metrics
+from latentpress.training.guard import LossGuard
+from latentpress.training.objective import RowLoss, row_loss, step_loss
+from latentpress.training.optimizer import adamw
 from latentpress.training.recipes import Recipe
-
-_DIVERGED_NATS = 3.0
-_DIVERGED_STEPS = 50
 
 
 class Rows(nn.Module):
@@ -68,21 +74,7 @@ def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
     return args
 
 
-def step_loss(rows: RowLoss, step: Step, weight: float, processes: int) -> Tensor:
-    """Loss of one process's share of a step, so that the mean over the processes is the loss of the whole step.
-
-    `mean_p(processes * sum_p / total) = sum / total`: the token mean over the global batch, and the mean over its labelled windows.
-
-    Args:
-        rows: losses of the share, summed.
-        step: the whole step.
-        weight: of the ratio loss, lambda.
-        processes: their number; data parallelism averages their gradients.
-    """
-    return processes * (rows.lm / max(1, step.labels) + weight * rows.ratio / max(1, step.labelled))
-
-
-class PressTrainer(Trainer):  # type: ignore[misc]
+class PressTrainer(Trainer):
     """Trains a press.
 
     Args:
@@ -116,11 +108,17 @@ class PressTrainer(Trainer):  # type: ignore[misc]
         self.counters: dict[str, float] = {"questions": 0, "examples": 0, "context_tokens": 0, "best_loss": math.inf}
         self._sums: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         self._seconds = 0.0
-        self._recent: list[float] = []
-        self._best_mean, self._above = math.inf, 0
+        self._guard = LossGuard(self._remedy)
         if dev is None:
             args.eval_strategy = IntervalStrategy.NO
-        super().__init__(model=Rows(press), args=args, train_dataset=stream, eval_dataset=[] if dev else None, data_collator=_only, callbacks=list(callbacks))
+        super().__init__(
+            model=Rows(press),
+            args=args,
+            train_dataset=stream,
+            eval_dataset=[] if dev else None,
+            data_collator=_only,
+            callbacks=list(callbacks),
+        )
 
     # Data
 
@@ -137,75 +135,71 @@ class PressTrainer(Trainer):  # type: ignore[misc]
         start = time.perf_counter()
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._seconds += time.perf_counter() - start
-        for name, value in (("questions", step.questions), ("examples", len(step.examples)), ("context_tokens", step.tokens)):
+        for name, value in (
+            ("questions", step.questions),
+            ("examples", len(step.examples)),
+            ("context_tokens", step.tokens),
+        ):
             self.counters[name] += value
             self._add(name, value, 0)
         return loss
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Loss of this process's share of a step; see `step_loss`.
 
         Raises:
-            TrainingError: it is not finite, or the loss diverges.
+            TrainingError: it is not finite, or the loss diverges; in all processes at once.
         """
         step: Step = inputs["step"]
         share = step.examples[self.args.process_index :: self.args.world_size]
+        # A process without a share runs a row all the same, and drops its loss: the others wait for its gradients.
         rows: RowLoss = model(share or step.examples[:1], step.ratio)
-        loss = step_loss(rows, step, self.recipe.ratio_loss, self.args.world_size)
-        if not share:
-            return loss * 0.0
-        for kind, (total, count) in rows.by_kind.items():
-            self._add(kind, total, count)
-        self._add("ratio_error", float(rows.ratio.detach()), rows.labelled)
-        self._check(float(loss.detach()), float(rows.lm.detach()) / max(1, rows.tokens))
+        loss = step_loss(
+            rows,
+            labels=step.labels,
+            labelled=step.labelled,
+            weight=self.recipe.ratio_loss,
+            processes=self.args.world_size,
+        )
+        if share:
+            for kind, (total, count) in rows.by_kind.items():
+                self._add(kind, total, count)
+            self._add("ratio_error", float(rows.ratio.detach()), rows.labelled)
+        mine = (float(loss.detach()) / self.args.world_size, float(rows.lm.detach()))
+        total, lm = self._over_processes(mine if share else (0.0, 0.0))
+        self._guard.check_finite("the loss", total, self.state.global_step + 1)
+        self._guard.check_divergence(lm / max(1, step.labels), self.state.global_step + 1)
+        loss = loss if share else loss * 0.0
         return (loss, rows) if return_outputs else loss
 
-    def _check(self, loss: float, token_mean: float) -> None:
-        """Stops a training that cannot come to anything."""
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} at step {self.state.global_step + 1}; {self._remedy()}")
-        self._recent = [*self._recent[1 - _DIVERGED_STEPS :], token_mean]
-        if len(self._recent) < _DIVERGED_STEPS:
-            return
-        mean = sum(self._recent) / len(self._recent)
-        self._best_mean = min(self._best_mean, mean)
-        self._above = self._above + 1 if mean > self._best_mean + _DIVERGED_NATS else 0
-        if self._above >= _DIVERGED_STEPS:
-            raise TrainingError(
-                f"the loss diverges: {mean:.2f} nats a token over the last {_DIVERGED_STEPS} steps, it was {self._best_mean:.2f} at its best; {self._remedy()}"
-            )
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        self._guard.check_finite("the norm of the gradient", float(norm), self.state.global_step + 1)
+        return norm
 
     def _remedy(self) -> str:
         found = checkpoints(self.out)
         kept = f"the last good checkpoint is {found[-1][1]}" if found else "there is no checkpoint yet"
-        return f"{kept}; lower learning_rate={self.recipe.learning_rate:g} (with --from-press to go on from the press) or clip={self.recipe.clip:g} in another out folder"
-
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        norm = super()._clip_grad_norm(model)
-        if not math.isfinite(float(norm)):
-            raise TrainingError(f"the gradient's norm is {float(norm)} at step {self.state.global_step + 1}; {self._remedy()}")
-        return norm
+        return (
+            f"{kept}; lower learning_rate={self.recipe.learning_rate:g} or clip={self.recipe.clip:g} in another out "
+            "folder (with --from-press to go on from the press of this one)"
+        )
 
     # Optimiser
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW over the float32 masters: adapters and the rest with their own learning rates, weight decay for matrices only."""
+        """See `adamw`."""
         if self.optimizer is None:
-            adapters = {id(p) for layer in self.press.modules() if isinstance(layer, LoraLinear) for p in (layer.lora_A, layer.lora_B)}
-            groups = []
-            for lr, in_adapters in ((self.recipe.learning_rate, True), (self.recipe.other_learning_rate, False)):
-                for decay, matrices in ((self.recipe.weight_decay, True), (0.0, False)):
-                    chosen = [p for p in trained(self.press).values() if (id(p) in adapters) == in_adapters and (p.ndim > 1) == matrices]
-                    if chosen:
-                        groups.append({"params": chosen, "lr": lr, "weight_decay": decay})
-            assert all(p.dtype == torch.float32 for group in groups for p in group["params"]), "masters are float32"
-            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, self.recipe.beta2), fused=True)
+            self.optimizer = adamw(self.press, self.recipe)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The recipe's schedule, by steps."""
         if self.lr_scheduler is None:
-            inner = getattr(optimizer or self.optimizer, "optimizer", optimizer or self.optimizer)  # accelerate wraps it
+            wrapped: Any = optimizer or self.optimizer
+            inner = getattr(wrapped, "optimizer", wrapped)  # accelerate wraps it
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(inner, self.recipe.learning_rate_factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -234,46 +228,29 @@ class PressTrainer(Trainer):  # type: ignore[misc]
 
     def _over_processes(self, values: Sequence[float]) -> list[float]:
         """Sums over the processes."""
-        local = torch.tensor(values, dtype=torch.float64 if self.args.device.type != "mps" else torch.float32, device=self.args.device)
+        local = torch.tensor(
+            values, dtype=torch.float64 if self.args.device.type != "mps" else torch.float32, device=self.args.device
+        )
         total = self.accelerator.reduce(local, "sum") if self.args.world_size > 1 else local
         return [float(value) for value in total]
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Losses with right and wrong latents at each dev ratio, and F1; keeps the best press.
-
-        `eval_loss`, which the best press has lowest, is the mean over the ratios of the answers' loss (of all targets, if the dev
-        records have no answers).
-        """
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Losses with right and wrong latents at each dev ratio, and F1 (see `dev_metrics`); keeps the best press."""
         assert self.dev is not None
         self.press.eval()
-        rank, processes = self.args.process_index, self.args.world_size
-        metrics: dict[str, float] = {}
-        means = []
-        for ratio in [r for r in self.recipe.dev_ratios if r in self.recipe.candidates] or list(self.recipe.candidates):
-            sums = loss_sums(self.press, self.dev.batches[rank::processes], ratio)
-            names = [f"{kind}{suffix}" for kind in ("answer", "summary", "quote") for suffix in ("", "_wrong")] + ["ratio_error"]
-            totals = self._over_processes([value for name in names for value in sums.get(name, (0.0, 0))])
-            found = {name: (totals[2 * i], totals[2 * i + 1]) for i, name in enumerate(names) if totals[2 * i + 1]}
-            metrics |= {f"{metric_key_prefix}_x{ratio}_{name}": total / count for name, (total, count) in found.items() if name != "ratio_error"}
-            if "ratio_error" in found:
-                metrics[f"{metric_key_prefix}_ratio_error"] = found["ratio_error"][0] / found["ratio_error"][1]
-            judged = [found["answer"]] if "answer" in found else [found[kind] for kind in ("summary", "quote") if kind in found]
-            means.append(sum(total for total, _ in judged) / sum(count for _, count in judged))
-        metrics[f"{metric_key_prefix}_loss"] = sum(means) / len(means)
-        if self.dev.questions and self.recipe.f1_ratio in self.recipe.candidates:
-            scores = evaluate_f1(self.press, self.decoder_tokenizer, self.dev.questions[rank::processes], self.recipe.f1_ratio)
-            total, count = self._over_processes([sum(scores), len(scores)])
-            metrics[f"{metric_key_prefix}_f1_x{self.recipe.f1_ratio}"] = total / count
-        self._keep_best(metrics, metric_key_prefix)
+        share = slice(self.args.process_index, None, self.args.world_size)
+        found = dev_metrics(
+            self.press, self.dev, self.recipe, self.decoder_tokenizer, share=share, reduce=self._over_processes
+        )
+        if found["loss"] < self.counters["best_loss"]:
+            self.counters["best_loss"] = found["loss"]
+            self.export({name: round(value, 4) for name, value in found.items()})
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _keep_best(self, metrics: dict[str, float], prefix: str) -> None:
-        loss = metrics[f"{prefix}_loss"]
-        if loss < self.counters["best_loss"]:
-            self.counters["best_loss"] = loss
-            self.export({name.removeprefix(f"{prefix}_"): round(value, 4) for name, value in metrics.items()})
 
     def export(self, metrics: dict[str, float]) -> None:
         """Writes the press as it is now to the out folder."""
@@ -288,19 +265,33 @@ class PressTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Saves by rename; Trainer itself writes into the final folder, where a kill leaves half a checkpoint."""
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
         if self.args.should_save:
             with new_checkpoint(self.out, self.state.global_step) as folder:
                 save_masters(self.press, folder)
                 torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_NAME)
                 torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
-                (folder / COUNTERS).write_text(json.dumps(self.counters))
+                (folder / COUNTERS).write_text(json.dumps({**self.counters, GUARD: self._guard.state()}))
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+            if self.dev is None:  # nothing says which press is the best; the newest is kept
+                self.export({})
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
+        self.load(Path(resume_from_checkpoint))
+
+    def load(self, folder: Path) -> None:
+        """Takes weights and counters from a checkpoint; `train` reads the rest.
+
+        Raises:
+            TrainingError: they do not fit.
+        """
         load_masters(self.press, folder)
-        self.counters = json.loads((folder / COUNTERS).read_text())
+        counters = json.loads((folder / COUNTERS).read_text())
+        if GUARD in counters:
+            self._guard.restore(counters.pop(GUARD))
+        self.counters = counters
 
 
 def _only(batch: list[Step]) -> dict[str, Step]:

@@ -1,0 +1,208 @@
+"""Time to the first token from stored latents, and to the first answer from the text, each beside the full text."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.documents import QUESTION, nearest_ratio, text_of
+from benchmarks.results import Report, Result, Settings, Side
+from benchmarks.timing import Side as Action
+from benchmarks.timing import Timings, interleave
+from benchmarks.work import forward_work, latents_work, logits_work
+from latentpress.attention import KeyValueCache
+from latentpress.backbone import Backbone
+from latentpress.decoder.generate import Sampling, embed_pieces, generate, prefill
+from latentpress.decoder.prompt import Piece, ask_messages, render, split_at_last_slot
+from latentpress.latents import EmbeddingLatents
+from latentpress.press import Press
+from latentpress.tokens import equal_windows, tokenize
+
+LENGTHS = (512, 2048, 7900)
+ANSWER_TOKENS = 16
+_TEXT, _OTHER = "full text", "full text, transformers' own pass"
+# What the template and the question take beside the context, at most.
+_TEMPLATE = 64
+
+
+class Asker:
+    """Asks one question of contexts, in prompts like those of `Press.ask`.
+
+    Answers never end early: both sides write the same number of tokens, whatever a press was trained to say.
+    """
+
+    def __init__(self, press: Press) -> None:
+        self.press = press
+        self.plain = Backbone(press.base.model)
+        self._tokenizer = press.base.tokenizer
+
+    def opening(self) -> list[Piece]:
+        """The prompt up to the context's place, which is its last piece."""
+        return split_at_last_slot(render(self._tokenizer, ask_messages(self.press.config.prompt, 1, "?")))[0]
+
+    def request(self) -> list[int]:
+        """The question, and the template up to the answer."""
+        request = self.press.config.prompt.question.format(question=QUESTION)
+        return split_at_last_slot(render(self._tokenizer, ask_messages(self.press.config.prompt, 1, request)))[1]
+
+    def text(self, text: str, tokens: int) -> dict[str, float]:
+        """Reads a text with the base model as it is, then answers; returns seconds to the first token."""
+        began = time.perf_counter()
+        ids = list(tokenize(self._tokenizer, text).ids)
+        pieces = [piece if isinstance(piece, list) else ids for piece in self.opening()]
+        return self._answer(self.plain, embed_pieces(self.plain, pieces, []), tokens, began)[0]
+
+    def latents(self, latents: EmbeddingLatents, tokens: int, began: float) -> dict[str, float]:
+        """Reads latents, then answers; returns seconds to the first token since `began`."""
+        decoder = self.press.model.decoder
+        return self._answer(decoder, embed_pieces(decoder, self.opening(), [latents.vectors]), tokens, began)[0]
+
+    def tokens(self, latents: EmbeddingLatents, tokens: int) -> list[int]:
+        """The answer from latents."""
+        decoder = self.press.model.decoder
+        return self._answer(decoder, embed_pieces(decoder, self.opening(), [latents.vectors]), tokens, 0.0)[1]
+
+    def _answer(
+        self, backbone: Backbone, context: Tensor, tokens: int, began: float
+    ) -> tuple[dict[str, float], list[int]]:
+        cache = KeyValueCache(1)
+        prefill(backbone, [context], cache)
+        states = prefill(backbone, [embed_pieces(backbone, [self.request()], [])], cache)
+        answer, first = [], 0.0
+        for row in generate(backbone, states, cache, frozenset(), Sampling(max_new_tokens=tokens)):
+            answer.append(int(row[0] or 0))
+            first = first or time.perf_counter() - began
+        return {"first token": first}, answer
+
+    @torch.no_grad()
+    def other(self, text: str) -> None:
+        """Finds the first token behind a text with transformers' own pass, to see whether ours is as fast."""
+        ids = list(tokenize(self._tokenizer, text).ids)
+        row = [i for piece in self.opening() for i in (piece if isinstance(piece, list) else ids)] + self.request()
+        output = self.press.base.model(input_ids=torch.tensor([row]), use_cache=True, logits_to_keep=1)
+        output.logits.argmax(-1)
+
+    def least(self, settings: Settings, backbone: Backbone, context: int, answer: int) -> float:
+        """Least seconds to read a context of so many positions and to write so many tokens."""
+        vocabulary = self.press.base.model.config.vocab_size
+        fixed = sum(len(piece) for piece in self.opening() if isinstance(piece, list)) + len(self.request())
+        logits = logits_work(backbone, 1, vocabulary)
+        read = forward_work(backbone, [context + fixed], causal=True) + logits
+        step = forward_work(backbone, [1], causal=True, past=context + fixed) + logits
+        return read.seconds(settings.machine, backbone.dtype) + (answer - 1) * step.seconds(
+            settings.machine, backbone.dtype
+        )
+
+    def least_compress(self, settings: Settings, length: int, ratio: int) -> float:
+        """Least seconds to compress a text of so many tokens."""
+        model = self.press.model
+        windows = [b - a for a, b in equal_windows(length, self.press.config.window_tokens)]
+        work = latents_work(model, sum(-(-n // ratio) for n in windows))
+        if model.encoder is not None:
+            work = work + forward_work(model.encoder, windows, causal=model.compressor.visibility == "causal")
+        return work.seconds(settings.machine, model.decoder.dtype)
+
+
+def run(press: Press, settings: Settings) -> list[Report]:
+    """Measures every length that fits the decoder with the question and the answer."""
+    asker = Asker(press)
+    answer = 4 if settings.quick else ANSWER_TOKENS
+    room = press.base.max_positions - _TEMPLATE - answer
+    lengths = [n for n in ((64, 128) if settings.quick else LENGTHS) if n <= room]
+    ratios = sorted({nearest_ratio(press, 4), nearest_ratio(press, 16)})
+    with tempfile.TemporaryDirectory() as folder:
+        return [report for n in lengths for report in _length(asker, settings, n, ratios, answer, Path(folder))]
+
+
+def _length(
+    asker: Asker, settings: Settings, length: int, ratios: Sequence[int], answer: int, folder: Path
+) -> list[Report]:
+    """One length of text."""
+    text = text_of(asker.press.base.tokenizer, length)
+    files = {ratio: folder / f"{length}-x{ratio}.safetensors" for ratio in ratios}
+    counts = {}
+    for ratio, file in files.items():
+        latents = asker.press.compress(text, ratio=ratio)
+        counts[ratio] = len(latents)
+        latents.save(file)
+    sides: dict[str, Action] = {_TEXT: lambda: asker.text(text, answer), _OTHER: lambda: asker.other(text)}
+    for ratio, file in files.items():
+        sides[f"stored x{ratio}"] = lambda file=file: _from_file(asker, file)  # type: ignore[misc]
+        sides[f"pressed x{ratio}"] = lambda ratio=ratio: _from_text(asker, text, ratio, answer)  # type: ignore[misc]
+    long = length > 4096
+    times = interleave(
+        sides,
+        rounds=2 if settings.quick else 3 if long else 5,
+        seconds=40,
+        warm=not long,  # the shorter lengths have warmed everything
+        note=lambda line: settings.note(f"{length:,} tokens, {line}"),
+    )
+    return _reports(asker, settings, length, counts, answer, times)
+
+
+def _from_file(asker: Asker, file: Path) -> Mapping[str, float]:
+    began = time.perf_counter()
+    return asker.latents(EmbeddingLatents.load(file), 1, began)
+
+
+def _from_text(asker: Asker, text: str, ratio: int, answer: int) -> Mapping[str, float]:
+    began = time.perf_counter()
+    return asker.latents(asker.press.compress(text, ratio=ratio), answer, began)
+
+
+def _reports(
+    asker: Asker, settings: Settings, length: int, counts: Mapping[int, int], answer: int, times: Timings
+) -> list[Report]:
+    decoder = asker.press.model.decoder
+    first = f"{_TEXT}: first token"
+    least = {
+        first: asker.least(settings, asker.plain, length, 1),
+        _TEXT: asker.least(settings, asker.plain, length, answer),
+    }
+    least[_OTHER] = least[first]
+    for ratio, count in counts.items():
+        least[f"stored x{ratio}"] = asker.least(settings, decoder, count, 1)
+        least[f"pressed x{ratio}"] = asker.least_compress(settings, length, ratio) + asker.least(
+            settings, decoder, count, answer
+        )
+
+    def side(name: str, says: str) -> Side:
+        return Side(name=f"{length:,} tokens: {says}", measured=times.spread(name), floor=least[name])
+
+    text_first, text_answer = side(first, f"{_TEXT}, first token"), side(_TEXT, f"{_TEXT}, {answer} tokens")
+    reports: list[Report] = []
+    for ratio in counts:
+        name = f"stored x{ratio}"
+        reports.append(
+            Result(
+                name=f"first token, {length:,} tokens: full text over latents stored at x{ratio}",
+                measured=times.ratio(first, name),
+                floor=least[first] / least[name],
+                sides=(text_first, side(name, f"latents stored at x{ratio}, first token")),
+            )
+        )
+    for ratio in counts:
+        name = f"pressed x{ratio}"
+        reports.append(
+            Result(
+                name=f"first answer ({answer} tokens), {length:,} tokens: full text over compressing at x{ratio}",
+                measured=times.ratio(_TEXT, name),
+                floor=least[_TEXT] / least[name],
+                sides=(text_answer, side(name, f"compressing at x{ratio}, then {answer} tokens")),
+            )
+        )
+    reports.append(
+        Result(
+            name=f"check, {length:,} tokens: full text here over transformers' own pass, first token",
+            measured=times.ratio(first, _OTHER),
+            floor=1.0,
+            says="above 1 the comparisons with the full text flatter the press",
+            sides=(side(_OTHER, _OTHER),),
+        )
+    )
+    return reports

@@ -1,0 +1,154 @@
+"""The least that must be done: operations and bytes, and what this machine needs for them at best.
+
+Counted are matrix products (two operations a multiply-add) and the bytes of weights, keys and values that must be read;
+everything else (norms, activations, copies, Python) counts as nothing. So a floor is below what anyone can reach.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from latentpress.backbone import Backbone
+from latentpress.lora import LoraLinear
+from latentpress.model import PressModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """Highest rates seen on this machine, with the threads in use."""
+
+    operations: dict[str, float]
+    """Matrix products by type, operations a second."""
+    bandwidth: float
+    """Memory read, bytes a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one pass cannot do without."""
+
+    operations: float
+    """Of matrix products."""
+    bytes: float
+    """Read from memory."""
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.operations + other.operations, self.bytes + other.bytes)
+
+    def __mul__(self, times: float) -> Work:
+        return Work(times * self.operations, times * self.bytes)
+
+    def seconds(self, machine: Machine, dtype: torch.dtype) -> float:
+        """Least time: the longer of computing and reading, as if they overlapped."""
+        return max(self.operations / machine.operations[type_name(dtype)], self.bytes / machine.bandwidth)
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """`bfloat16` of `torch.bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def measure_machine(*, size: int = 2048, megabytes: int = 256) -> Machine:
+    """Takes the best of some square matrix products and of some reads of more memory than caches hold.
+
+    Args:
+        size: rows of the square matrices.
+        megabytes: memory that is read.
+    """
+    operations = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        matrix = torch.randn(size, size).to(dtype)
+        out = torch.empty_like(matrix)
+        operations[type_name(dtype)] = 2 * size**3 / _best(lambda a=matrix, b=out: torch.mm(a, a, out=b))  # type: ignore[misc]
+    block = torch.ones(megabytes * 2**20 // 4)
+    return Machine(operations=operations, bandwidth=block.nbytes / _best(block.sum))
+
+
+def _best(action: Callable[[], object], runs: int = 6) -> float:
+    taken = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:])
+
+
+def linear_sizes(backbone: Backbone) -> tuple[int, int]:
+    """Weights of the linear layers of a backbone, and of their adapters."""
+    base = low = 0
+    for layer in backbone.body.layers.modules():
+        if isinstance(layer, LoraLinear):
+            low += layer.lora_A.numel() + layer.lora_B.numel()
+        elif isinstance(layer, nn.Linear):
+            base += layer.weight.numel()
+    return base, low
+
+
+def _heads(backbone: Backbone) -> tuple[int, int]:
+    """Width of all query heads together, and of all key heads."""
+    config = backbone.body.config
+    each = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_attention_heads * each, config.num_key_value_heads * each
+
+
+def forward_work(backbone: Backbone, lengths: Sequence[int], *, causal: bool, past: int = 0) -> Work:
+    """Work of a forward pass over packed sequences, without the output layer.
+
+    Args:
+        backbone: the network.
+        lengths: tokens of each sequence.
+        causal: whether a token sees only itself and those before it.
+        past: cached tokens that each sequence sees too.
+    """
+    pairs = sum(n * past + (n * (n + 1) / 2 if causal else n * n) for n in lengths)
+    base, low = linear_sizes(backbone)
+    queries, keys = _heads(backbone)
+    item = backbone.dtype.itemsize
+    operations = 2 * sum(lengths) * (base + low) + 4 * pairs * queries * backbone.depth
+    return Work(operations, item * (base + low + 2 * past * len(lengths) * keys * backbone.depth))
+
+
+def backward_work(backbone: Backbone, tokens: int, pairs: float) -> Work:
+    """Work of a forward and a backward pass whose base weights are frozen and whose adapters are trained.
+
+    Args:
+        backbone: the network.
+        tokens: of the row.
+        pairs: (query, key) pairs that see each other.
+    """
+    base, low = linear_sizes(backbone)
+    queries, _ = _heads(backbone)
+    # A frozen product: y, dx. An adapter's: y, dx, dw. Attention: scores, output; then their four derivatives.
+    operations = 2 * tokens * (2 * base + 3 * low) + 12 * pairs * queries * backbone.depth
+    return Work(operations, 2 * backbone.dtype.itemsize * base)
+
+
+def logits_work(backbone: Backbone, positions: int, vocabulary: int, *, backward: bool = False) -> Work:
+    """Work of the output layer at so many positions; with the derivative of its input, if `backward`."""
+    weights = vocabulary * backbone.width
+    passes = 2 if backward else 1
+    return Work(passes * 2 * positions * weights, passes * backbone.dtype.itemsize * weights)
+
+
+def latents_work(model: PressModel, latents: int) -> Work:
+    """Work of the converter for so many latents."""
+    if model.converter is None:
+        return Work(0, 0)
+    weights = model.converter.up.weight.numel() + model.converter.down.weight.numel()
+    return Work(2 * latents * weights, model.decoder.dtype.itemsize * weights)
+
+
+def kept_bytes(backbone: Backbone, tokens: int) -> int:
+    """Bytes that a backward pass needs of the forward pass of a backbone with adapters, nothing being computed twice.
+
+    The inputs of the matrix products, queries, keys, values, and both factors of the gated unit; no attention weights.
+    """
+    queries, keys = _heads(backbone)
+    inner = int(backbone.body.config.intermediate_size)
+    each = 2 * backbone.width + 2 * queries + 2 * keys + 3 * inner
+    return tokens * backbone.depth * backbone.dtype.itemsize * each

@@ -1,0 +1,27 @@
+"""The optimiser over what a training moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from latentpress.lora import LoraLinear
+from latentpress.model import PressModel
+from latentpress.training.checkpoint import trained
+from latentpress.training.recipes import Recipe
+
+
+def adamw(press: PressModel, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over the float32 masters of a press: adapters and the rest at their own rates, matrices decay."""
+    layers = [layer for layer in press.modules() if isinstance(layer, LoraLinear)]
+    adapters = {id(p) for layer in layers for p in (layer.lora_A, layer.lora_B)}
+    masters = list(trained(press).values())
+    assert all(p.dtype == torch.float32 for p in masters), "masters are float32"
+    groups: list[dict[str, Any]] = []
+    for lr, in_adapters in ((recipe.learning_rate, True), (recipe.other_learning_rate, False)):
+        for decay, matrices in ((recipe.weight_decay, True), (0.0, False)):
+            mine = [p for p in masters if (id(p) in adapters, p.ndim > 1) == (in_adapters, matrices)]
+            if mine:
+                groups.append({"params": mine, "lr": lr, "weight_decay": decay})
+    return torch.optim.AdamW(groups, betas=(0.9, recipe.beta2), fused=True)

@@ -1,0 +1,93 @@
+"""Recipes by name with `name=value` overrides, as the command line gives them."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from latentpress.decoder.prompt import PromptSettings
+from latentpress.errors import InputError
+from latentpress.lora import LoraSettings
+from latentpress.training.recipes import RECIPES, Recipe
+from latentpress.training.schedules import QuotePhase, RatioPhase
+
+_NESTED: tuple[Any, ...] = (LoraSettings, PromptSettings)
+
+
+def make_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Returns a recipe by name with `name=value` overrides; `encoder_lora.rank=8` and `prompt.system=...` reach inside.
+
+    Raises:
+        InputError: an unknown recipe or setting, or a value of the wrong type; the message lists the valid ones.
+    """
+    if name not in RECIPES:
+        raise InputError(f"recipe {name!r} is unknown; choose one of {', '.join(RECIPES)}")
+    recipe = RECIPES[name]()
+    changes: dict[str, Any] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"override {text!r} is not name=value, for example steps=1000")
+        _apply(recipe, changes, key.strip(), value)
+    return dataclasses.replace(recipe, **changes)
+
+
+def overridden(overrides: Iterable[str]) -> frozenset[str]:
+    """Names of the settings that overrides change."""
+    return frozenset(text.partition("=")[0].partition(".")[0].strip() for text in overrides)
+
+
+def _apply(recipe: Recipe, changes: dict[str, Any], key: str, value: str) -> None:
+    """Adds one override to the changes."""
+    name, dot, inner = key.partition(".")
+    hints = {k: v for k, v in typing.get_type_hints(Recipe).items() if k != "recipe"}
+    if name not in hints:
+        raise InputError(f"recipe {recipe.recipe!r} has no setting {name!r}; choose one of {', '.join(hints)}")
+    hint = hints[name]
+    if hint in _NESTED:
+        inner_hints = typing.get_type_hints(hint)
+        if inner not in inner_hints:
+            raise InputError(
+                f"{name} has the settings {', '.join(f'{name}.{k}' for k in inner_hints)}; set one of them, not {key!r}"
+            )
+        current = changes.get(name, getattr(recipe, name))
+        changes[name] = dataclasses.replace(current, **{inner: _parse(key, inner_hints[inner], value)})
+    elif dot:
+        raise InputError(f"{name} has no inner settings; write {name}=value, not {key!r}")
+    else:
+        changes[name] = _parse(name, hint, value)
+
+
+def _parse(name: str, hint: Any, value: str) -> Any:
+    """Reads the text of an override as the type of its setting."""
+    options = typing.get_args(hint)
+    if not name.startswith("prompt."):  # white space is part of a prompt
+        value = value.strip()
+    try:
+        if typing.get_origin(hint) in (types.UnionType, typing.Union):
+            return None if value.lower() == "none" else _parse(name, options[0], value)
+        if typing.get_origin(hint) is tuple:
+            return tuple(_parse(name, options[0], item.strip()) for item in value.split(",") if item.strip())
+        if hint is RatioPhase:
+            start, weights = value.split(":")
+            return RatioPhase(start=float(start), weights=tuple(float(weight) for weight in weights.split("/")))
+        if hint is QuotePhase:
+            start, quotes = value.split(":")
+            return QuotePhase(start=float(start), quotes=int(quotes))
+        if hint is bool:
+            return {"true": True, "false": False}[value.lower()]
+        return hint(value.replace("_", "") if hint in (int, float) else value)
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{name}={value!r} cannot be read; expected {_EXPECTED[hint]}") from error
+
+
+_EXPECTED: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    RatioPhase: "phases such as 0:1/1/1/0/0,0.5:1/1/1/1/1 (start of the phase, then one weight a candidate)",
+    QuotePhase: "phases such as 0:3,0.5:1 (start of the phase, then the number of quotes)",
+}

@@ -1,0 +1,60 @@
+"""Documents cut into encoder windows, the windows gathered into passes, and their latents put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from latentpress.latents import WindowInfo
+from latentpress.tokens import TokenizedText, equal_windows
+
+# Encoder tokens of one pass: enough to keep the processor busy, few enough to bound memory whatever the document.
+PASS_TOKENS = 4096
+
+
+class Window(NamedTuple):
+    """Part of a document that the encoder reads at once."""
+
+    document: int
+    """Index of the document."""
+    start: int
+    """First token, counted over the document."""
+    ids: tuple[int, ...]
+    """Token ids."""
+
+
+class WindowLatents(NamedTuple):
+    """What became of a window."""
+
+    vectors: Tensor
+    """`[M, D]` on the CPU."""
+    token_spans: Tensor
+    """`[M, 2]` int64, counted over the document."""
+    info: WindowInfo
+    """Sizes and ratio."""
+
+
+def cut(documents: Sequence[TokenizedText], limit: int) -> list[Window]:
+    """Cuts each document into the fewest windows of at most `limit` tokens, equal within one token."""
+    return [
+        Window(i, start, document.ids[start:end])
+        for i, document in enumerate(documents)
+        for start, end in equal_windows(len(document.ids), limit)
+    ]
+
+
+def passes(windows: Sequence[Window]) -> Iterator[list[Window]]:
+    """Batches of windows in order, at most `PASS_TOKENS` encoder tokens each unless one window alone is longer."""
+    batch: list[Window] = []
+    used = 0
+    for window in windows:
+        size = len(window.ids) + 1  # the EOS that the selector's head reads
+        if batch and used + size > PASS_TOKENS:
+            yield batch
+            batch, used = [], 0
+        batch.append(window)
+        used += size
+    if batch:
+        yield batch

@@ -1,0 +1,309 @@
+"""`latentpress compress`."""
+
+import gzip
+import json
+import lzma
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import latentpress
+from cli.helpers import TEXT, Result
+from latentpress import EmbeddingLatents
+
+Run = Callable[..., Result]
+SUFFIX = ".latents.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three documents, one of them in a sub-folder."""
+    root = tmp_path / "documents"
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / "one.txt").write_text(TEXT)
+    (root / "two.md").write_text("A second document. " * 20)
+    (root / "deep" / "er" / "three.txt").write_text("A third document, further down. " * 30)
+    return root
+
+
+@pytest.fixture
+def compressed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that presses were asked to compress, in order."""
+    texts: list[str] = []
+    original = latentpress.Press.compress
+
+    def noted(self: Any, text: Any, **options: Any) -> Any:
+        texts.extend([text] if isinstance(text, str) else text)
+        return original(self, text, **options)
+
+    monkeypatch.setattr(latentpress.Press, "compress", noted)
+    return texts
+
+
+def outputs(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def same(file: Path, press: Path, text: str, **options: Any) -> bool:
+    """Tells whether a file holds what the library makes of the text."""
+    found, expected = EmbeddingLatents.load(file), latentpress.load(press).compress(text, **options)
+    return (
+        found.text_sha256 == expected.text_sha256
+        and found.windows == expected.windows
+        and bool((found.vectors == expected.vectors).all())
+    )
+
+
+def test_file_becomes_one_latents_file_in_the_folder(run: Run, press: Path, document: Path, tmp_path: Path) -> None:
+    done = run("compress", document, "-o", tmp_path / "new" / "out", "--press", press, "--ratio", "4")
+    assert done.code == 0
+    assert outputs(tmp_path / "new" / "out") == [f"treaty{SUFFIX}"]
+    assert same(tmp_path / "new" / "out" / f"treaty{SUFFIX}", press, TEXT, ratio=4)
+    assert "1 compressed in" in done.out
+
+
+def test_out_that_names_a_latents_file_is_that_file(run: Run, press: Path, document: Path, tmp_path: Path) -> None:
+    assert run("compress", document, "-o", tmp_path / "x.safetensors", "--press", press).code == 0
+    assert same(tmp_path / "x.safetensors", press, TEXT)
+    assert run("compress", document, "-o", tmp_path / "x.safetensors", "--press", press).out.count("skipped") == 2
+
+
+def test_folder_keeps_its_sub_folders_and_reports_every_document(
+    run: Run, press: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = run("compress", folder, "-o", out, "--press", press, "--scale", "-1", "--json")
+    assert done.code == 0
+    assert outputs(out) == [f"deep/er/three{SUFFIX}", f"one{SUFFIX}", f"two{SUFFIX}"]
+    assert same(out / f"one{SUFFIX}", press, TEXT, scale=-1)
+    result = done.json
+    assert {row["status"] for row in result["documents"]} == {"compressed"}
+    for row in result["documents"]:
+        made = EmbeddingLatents.load(row["output"])
+        assert (row["tokens"], row["latents"], row["ratio"]) == (made.context_tokens, len(made), made.ratio)
+        assert row["error"] is None
+    total = result["total"]
+    assert (total["compressed"], total["skipped"], total["failed"]) == (3, 0, 0)
+    assert total["tokens"] == sum(row["tokens"] for row in result["documents"])
+    assert total["ratio"] == total["tokens"] / total["latents"]
+    assert total["seconds"] > 0
+
+
+def test_documents_that_differ_in_their_suffix_alone_do_not_overwrite_each_other(
+    run: Run, press: Path, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "one.md").write_text("Another document by the same name. " * 5)
+    assert run("compress", folder, "-o", tmp_path / "out", "--press", press).code == 0
+    assert same(tmp_path / "out" / f"one.txt{SUFFIX}", press, TEXT)
+    assert same(tmp_path / "out" / f"one.md{SUFFIX}", press, "Another document by the same name. " * 5)
+
+
+def test_second_run_skips_what_is_done_and_does_only_what_changed(
+    run: Run, press: Path, folder: Path, compressed: list[str]
+) -> None:
+    args = ("compress", folder, "-o", folder / "out", "--press", press)  # inside what it reads
+    assert run(*args).code == 0
+    assert len(compressed) == 3
+    compressed.clear()
+    done = run(*args)
+    assert (done.code, compressed) == (0, [])
+    assert "3 skipped in" in done.out
+    (folder / "one.txt").write_text("Now it says something else.")
+    (folder / "out" / f"two{SUFFIX}").write_bytes(b"half a fi")
+    (folder / "deep" / "new.txt").write_text("One more document.")
+    assert run(*args).code == 0
+    assert sorted(compressed) == ["A second document. " * 20, "Now it says something else.", "One more document."]
+
+
+@pytest.mark.parametrize("change", ["ratio", "scale", "press"])
+def test_latents_made_otherwise_are_made_anew(
+    run: Run, press: Path, other_press: Path, document: Path, tmp_path: Path, compressed: list[str], change: str
+) -> None:
+    args = {"ratio": ["--ratio", "2"], "scale": ["--scale", "1"], "press": []}[change]
+    other = other_press if change == "press" else press
+    assert run("compress", document, "-o", tmp_path / "out", "--press", press).code == 0
+    assert run("compress", document, "-o", tmp_path / "out", "--press", other, *args).code == 0
+    assert len(compressed) == 2
+
+
+def test_documents_that_fail_are_named_and_do_not_stop_the_others(
+    run: Run, press: Path, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "binary.dat").write_bytes(b"PK\x03\x04\x00")
+    (folder / "empty.txt").write_bytes(b"")
+    (folder / "broken").symlink_to(folder / "nowhere")
+    (folder / ".hidden").write_bytes(b"\x00")
+    args = ("compress", folder, "-o", tmp_path / "out", "--press", press)
+    done = run(*args)
+    assert done.code == 1
+    assert len(outputs(tmp_path / "out")) == 3
+    for part in ("binary.dat: NUL byte at offset 4", "empty.txt: is empty", "broken: no such file"):
+        assert f"failed: {folder}/{part}" in done.err
+    assert "3 compressed, 3 failed in" in done.out
+    done = run(*args, "--json")
+    assert done.code == 1
+    failed = [row for row in done.json["documents"] if row["status"] == "failed"]
+    assert all(row["output"] is None and row["ratio"] is None and row["error"] for row in failed)
+    assert (len(failed), done.json["total"]["failed"], done.json["total"]["skipped"]) == (3, 3, 3)
+
+
+def test_document_that_the_press_refuses_does_not_take_its_batch_with_it(
+    run: Run, press: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = latentpress.Press.compress
+
+    def picky(self: Any, text: list[str], **options: Any) -> Any:
+        if any("second" in one for one in text):
+            raise latentpress.InputError("not this one")
+        return original(self, text, **options)
+
+    monkeypatch.setattr(latentpress.Press, "compress", picky)
+    done = run("compress", folder, "-o", tmp_path / "out", "--press", press)
+    assert (done.code, len(outputs(tmp_path / "out"))) == (1, 2)
+    assert f"failed: {folder}/two.md: not this one" in done.err
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.xz", ".jsonl.gz"])
+def test_rows_of_a_jsonl_file_are_documents_named_by_their_id_or_line(
+    run: Run, press: Path, tmp_path: Path, suffix: str
+) -> None:
+    rows = [
+        {"id": "first", "text": TEXT},
+        {"context": "No id, but a context."},
+        {"id": 7, "text": "A number as id."},
+    ]
+    content = "\ufeff" + "\n".join(map(json.dumps, rows[:1])) + "\n\n" + "\n".join(map(json.dumps, rows[1:]))
+    file = tmp_path / f"rows{suffix}"
+    pack = {".jsonl": bytes, ".jsonl.xz": lzma.compress, ".jsonl.gz": gzip.compress}[suffix]
+    file.write_bytes(pack(content.encode()))
+    args = ("compress", file, "-o", tmp_path / "out", "--press", press)
+    assert run(*args).code == 0
+    assert outputs(tmp_path / "out") == [f"7{SUFFIX}", f"first{SUFFIX}", f"rows-3{SUFFIX}"]
+    assert same(tmp_path / "out" / f"rows-3{SUFFIX}", press, "No id, but a context.")
+    assert "3 skipped in" in run(*args).out
+
+
+def test_rows_that_cannot_be_used_are_named_by_their_line(run: Run, press: Path, tmp_path: Path) -> None:
+    lines = {
+        1: '{"text": "This one is good."}',
+        2: "not json",
+        3: "[1, 2]",
+        4: '{"text": 5}',
+        5: '{"text": "a", "context": "b"}',
+        6: '{"text": "  "}',
+        7: '{"id": 1.5, "text": "a"}',
+        8: '{"text": "\\ud800"}',
+        9: '{"id": "twice", "text": "This one is good too."}',
+        10: '{"id": "twice", "text": "This one comes late."}',
+        11: '{"text": "zero \\u0000 byte"}',
+    }
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(lines.values()))
+    done = run("compress", file, "-o", tmp_path / "out", "--press", press, "--json")
+    assert done.code == 1
+    status = {row["document"]: row["status"] for row in done.json["documents"]}
+    assert status == {f"{file}:{n}": "compressed" if n in (1, 9) else "failed" for n in lines}
+    errors = {row["document"].rpartition(":")[2]: row["error"] for row in done.json["documents"] if row["error"]}
+    assert all(f"{file}:{line}: " in error for line, error in errors.items())
+    assert "not JSON" in errors["2"]
+    assert f"{file}:9" in errors["10"]
+    assert outputs(tmp_path / "out") == [f"rows-1{SUFFIX}", f"twice{SUFFIX}"]
+
+
+def test_id_cannot_lead_out_of_the_folder(run: Run, press: Path, tmp_path: Path) -> None:
+    ids = ["../../evil", "/etc/passwd", "a/b", "a_b", "..", "", "条約" * 60]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"id": one, "text": "Some text."}) for one in ids))
+    done = run("compress", file, "-o", tmp_path / "deep" / "out", "--press", press)
+    assert done.code == 0, done.err
+    files = outputs(tmp_path / "deep" / "out")
+    assert len(files) == len(ids)
+    assert all("/" not in name for name in files)
+    assert outputs(tmp_path) == ["rows.jsonl", *(f"deep/out/{name}" for name in files)] or len(outputs(tmp_path)) == 8
+
+
+def test_truncated_archive_is_named_with_its_line(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl.xz"
+    file.write_bytes(lzma.compress(b'{"text": "a"}\n')[:-20])
+    run("compress", file, "-o", tmp_path / "out").fails_with(f"{file}:", "truncated")
+
+
+def test_interrupted_run_goes_on_where_it_stopped(
+    run: Run, press: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressed: list[str]
+) -> None:
+    texts = [f"Document number {number}. " * 3 for number in range(6)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    monkeypatch.setattr("latentpress.cli.jobs._BATCH_DOCUMENTS", 2)
+    original, saved = EmbeddingLatents.save, []
+
+    def interrupted(self: EmbeddingLatents, path: Path) -> None:
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+        original(self, path)
+        saved.append(path)
+
+    args = ("compress", file, "-o", tmp_path / "out", "--press", press)
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddingLatents, "save", interrupted)
+        done = run(*args)
+    assert (done.code, done.out) == (130, "")
+    assert "3 of 6 documents are done and kept" in done.err
+    assert "Traceback" not in done.err
+    assert len(outputs(tmp_path / "out")) == 3
+    compressed.clear()
+    done = run(*args)
+    assert done.code == 0
+    assert compressed == texts[3:]
+    assert "3 compressed, 3 skipped in" in done.out
+    assert all(same(tmp_path / "out" / f"rows-{n}{SUFFIX}", press, text) for n, text in enumerate(texts, start=1))
+
+
+def test_full_disk_stops_with_what_was_done_kept_and_nothing_half_written(
+    run: Run, press: Path, folder: Path, tmp_path: Path
+) -> None:
+    args = ("compress", folder, "-o", tmp_path / "out", "--press", press, "--ratio", "2")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (folder / "a.txt").write_text("A short one fits.")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        done = run(*args)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (done.code, done.out) == (2, "")
+    assert "could not write" in done.err
+    assert "Traceback" not in done.err
+    assert outputs(tmp_path / "out") == [f"a{SUFFIX}"]
+    assert run(*args).code == 0
+    assert len(outputs(tmp_path / "out")) == 4
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["none", "-o", "out"], ("none: no such file or folder",)),
+        (["hollow", "-o", "out"], ("hollow: holds no files",)),
+        (["blank.jsonl", "-o", "out"], ("blank.jsonl: holds no rows",)),
+        (["empty.txt", "-o", "out"], ("empty.txt: is empty",)),
+        (["x.latents.safetensors", "-o", "out"], ("latents file already",)),
+        (["treaty.txt", "-o", "empty.txt"], ("empty.txt: is a file",)),
+        (["hollow", "-o", "x.latents"], ("x.latents: names one latents file",)),
+        (["treaty.txt", "-o", "named.latents"], ("named.latents: is a folder",)),
+        (["treaty.txt", "-o", "out", "--ratio", "4", "--scale", "1"], ("--ratio 4",)),
+        (["treaty.txt", "-o", "out", "--ratio", "3", "--press", "PRESS"], ("ratio 3", "2, 4, 8")),
+        (["treaty.txt", "-o", "empty.txt/out", "--press", "PRESS"], ("empty.txt",)),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_mistake_in_what_was_given_is_named(
+    run: Run, press: Path, document: Path, args: list[str], parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(document.parent)
+    for name in ("hollow", "named.latents"):
+        Path(name).mkdir()
+    for name in ("blank.jsonl", "empty.txt", "x.latents.safetensors"):
+        Path(name).touch()
+    run("compress", *(str(press) if arg == "PRESS" else arg for arg in args)).fails_with(*parts)

@@ -1,0 +1,178 @@
+"""What every compressor promises, with its press around it. A new compressor runs through all of this by being in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from tiny import config_for, make_model
+from torch import Tensor
+
+from latentpress.compressors import COMPRESSORS, Compressor, Extracted, Length, Ratio, Size
+from latentpress.data.rows import Branch, Example
+from latentpress.decoder.prompt import Slot
+from latentpress.loading import load_model
+from latentpress.training.checkpoint import export_press
+from latentpress.training.objective import document_latents, row_loss
+
+if TYPE_CHECKING:
+    from latentpress.backbone import Base
+    from latentpress.checkpoints.config import PressConfig
+    from latentpress.model import PressModel
+
+# None divides by the sizes below; one is shorter than a window; one is a single token.
+LENGTHS = (13, 1, 30, 3, 22)
+SIZES: tuple[Size, ...] = (Ratio(4), Ratio(1), Length(7), Ratio(8), Length(40))
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def text(tokens: int, seed: int = 0) -> list[int]:
+    """Token ids, the pad and end token (2) among them: padding is known by length, never by token."""
+    ids = torch.randint(3, 300, (tokens,), generator=torch.Generator().manual_seed(100 * seed + tokens)).tolist()
+    ids[tokens // 2 :: 7] = [2] * len(ids[tokens // 2 :: 7])
+    return [int(i) for i in ids]
+
+
+TEXTS = [text(tokens) for tokens in LENGTHS]
+
+
+@pytest.fixture(params=COMPRESSORS)
+def config(request: pytest.FixtureRequest, tiny_base: Base) -> PressConfig:
+    """A press around each compressor, with the most that goes together with it."""
+    kind = COMPRESSORS[request.param]
+    if kind.reads == "embeddings":
+        return config_for(tiny_base, compressor=kind.name, residual="none", policy="fixed")
+    return config_for(tiny_base, compressor=kind.name)
+
+
+@pytest.fixture
+def model(config: PressConfig, tiny_base: Base) -> PressModel:
+    return make_model(config, tiny_base)
+
+
+@torch.no_grad()
+def made(
+    model: PressModel, texts: Sequence[list[int]], sizes: Sequence[Size]
+) -> tuple[list[Tensor], list[Tensor], Any]:
+    """Latents and spans of each text, and the predictions, of one pass."""
+    encoded = model.encode(texts)
+    extracted = model.latents(encoded, sizes)
+    vectors, spans = extracted.vectors.split(extracted.counts), extracted.spans.split(extracted.counts)
+    return list(vectors), list(spans), encoded.log2_ratios
+
+
+def example(windows: Sequence[list[int]], documents: Sequence[int]) -> Example:
+    prefix = ([1, 9, 10], *(piece for i in range(len(documents)) for piece in ([20 + i], Slot(i))))
+    branches = (Branch("answer", (30, 31, 32, 2), 2), Branch("answer", (40, 41, 2), 1))
+    labels = tuple(None if i % 2 else 1.5 for i in range(len(windows)))
+    return Example(tuple(map(tuple, windows)), tuple(documents), prefix, branches, labels)
+
+
+def test_the_compressor_says_what_it_is(model: PressModel) -> None:
+    kind = type(model.compressor)
+    assert COMPRESSORS[kind.name] is kind
+    assert kind.visibility in ("bidirectional", "causal")
+    assert kind.reads in ("last", "all", "embeddings")
+    assert set(kind.sizes) <= {Ratio, Length}
+    assert kind.sizes
+    assert kind.describe
+    assert issubclass(kind, Compressor)
+
+
+def test_each_text_gets_the_latents_of_its_own_size(model: PressModel) -> None:
+    vectors, spans, predicted = made(model, TEXTS, SIZES)
+    for tokens, size, mine, covered in zip(LENGTHS, SIZES, vectors, spans, strict=True):
+        assert mine.shape == (size.latents(tokens), model.decoder.width)
+        assert covered.shape == (len(mine), 2)
+        assert covered.dtype == torch.int64
+        assert bool(mine.isfinite().all())
+    assert (predicted is None) == (not model.policy.predicts)
+    assert predicted is None or (predicted.shape == (5,) and predicted.dtype == torch.float32)
+
+
+def test_every_latent_covers_tokens_of_its_own_text_in_order(model: PressModel) -> None:
+    _, spans, _ = made(model, TEXTS, SIZES)
+    for tokens, covered in zip(LENGTHS, spans, strict=True):
+        starts, ends = covered.unbind(1)
+        assert bool((starts < ends).all())
+        assert int(starts.min()) >= 0
+        assert int(ends.max()) <= tokens
+        assert torch.equal(starts, starts.sort().values)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 0, 4, 1, 3), (2,), (3, 3, 3)])
+def test_a_text_is_compressed_alike_in_any_company_and_order(model: PressModel, order: tuple[int, ...]) -> None:
+    vectors, spans, predicted = made(model, [TEXTS[i] for i in order], [SIZES[i] for i in order])
+    for place, i in enumerate(order):
+        alone, covered, own = made(model, [TEXTS[i]], [SIZES[i]])
+        torch.testing.assert_close(vectors[place], alone[0], **CLOSE)
+        assert torch.equal(spans[place], covered[0])
+        if own is not None:
+            torch.testing.assert_close(predicted[place], own[0], **CLOSE)
+
+
+def test_the_side_on_which_the_tokenizer_would_pad_changes_nothing(
+    model: PressModel, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    for side in ("left", "right"):
+        monkeypatch.setattr(tiny_base.tokenizer, "padding_side", side)
+        results.append(made(model, TEXTS, SIZES)[0])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_training_and_inference_make_the_same_latents_where_the_length_does_not_divide(model: PressModel) -> None:
+    examples = [example(TEXTS[:3], (2, 1)), example(TEXTS[3:], (1, 1))]
+    trained, predicted = document_latents(model.train(), examples, Ratio(4))
+    windows, _, expected = made(model.eval(), TEXTS, [Ratio(4)] * 5)
+    documents = [torch.cat(windows[:2]), *windows[2:]]
+    for mine, theirs in zip((latents for row in trained for latents in row), documents, strict=True):
+        torch.testing.assert_close(mine.detach(), theirs, **CLOSE)
+    if expected is not None:
+        assert predicted is not None
+        torch.testing.assert_close(predicted.detach(), expected, **CLOSE)
+
+
+def test_gradients_reach_everything_that_is_trained_and_never_the_base(model: PressModel, tiny_base: Base) -> None:
+    result = row_loss(model.train(), [example(TEXTS[:3], (2, 1)), example(TEXTS[3:], (1, 1))], Ratio(4))
+    (result.lm / result.tokens + result.ratio / max(1, result.labelled)).backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    silent = [name for name, p in trained.items() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    assert not silent
+    assert all(p.grad is None for p in tiny_base.model.parameters())
+    parts = {name.split(".")[0] for name in trained}
+    expected = {"decoder"} if model.encoder is None else {"encoder", "decoder", "converter", "head", "residual"}
+    assert expected <= parts
+
+
+def test_no_pass_changes_the_model(model: PressModel, frozen: Callable[[Any], None]) -> None:
+    frozen(model)
+    made(model, TEXTS, SIZES)
+    row_loss(model, [example(TEXTS, (5,))], Ratio(8)).lm.backward()
+    model.zero_grad()
+
+
+def test_a_press_saved_and_loaded_makes_the_same_latents(
+    model: PressModel, config: PressConfig, tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    """The first save rounds to bfloat16; from there on nothing changes, bit for bit."""
+    loaded = []
+    for name in ("first", "second"):
+        export_press(tmp_path / name, model, config)
+        model, _, _ = load_model(tmp_path / name, base=tiny_base_folder, dtype="float32", device="cpu")
+        assert model.config == config
+        loaded.append(made(model, TEXTS, SIZES))
+    (first, spans, predicted), (second, same_spans, same_predicted) = loaded
+    assert all(torch.equal(a, b) for a, b in zip(first + spans, second + same_spans, strict=True))
+    assert predicted is same_predicted is None or torch.equal(predicted, same_predicted)
+
+
+def test_extraction_alone_leaves_its_input_as_it_is(model: PressModel) -> None:
+    encoded = model.encode(TEXTS)
+    before = encoded.states.detach().clone()
+    extracted: Extracted = model.compressor.extract(encoded.states, encoded.lengths, SIZES)
+    assert torch.equal(encoded.states, before)
+    assert sum(extracted.counts) == len(extracted.vectors) == len(extracted.spans)

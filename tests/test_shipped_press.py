@@ -1,0 +1,94 @@
+"""The trained press: its answers come from its latents. Needs the base model in the cache (`latentpress doctor --fetch`)."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+import latentpress
+from latentpress.base_model import DEFAULT_BASE, base_folder
+from latentpress.evaluation.metrics import f1
+from latentpress.latents import EmbeddingLatents
+from latentpress.press import Press
+
+pytestmark = pytest.mark.slow
+
+NAME = "semidynamic-smollm2-135m"
+SAMPLES = Path(__file__).parent / "samples" / "squad_sample.jsonl"
+QUESTIONS = 40
+# Document, question, and the answer that its latents at ratio 4 must hold.
+KNOWN: list[tuple[str, str, str]] = []
+
+
+def load(dtype: str) -> Press:
+    if NAME not in latentpress.shipped_presses():
+        pytest.skip(f"the library ships no press {NAME} yet")
+    try:
+        base_folder(DEFAULT_BASE)
+    except latentpress.BaseModelError as error:
+        pytest.skip(str(error))
+    return latentpress.load(NAME, device="cpu", dtype=dtype)
+
+
+@pytest.fixture(scope="module")
+def press() -> Press:
+    return load("bfloat16")
+
+
+@pytest.fixture(scope="module")
+def asked(press: Press) -> list[tuple[EmbeddingLatents, EmbeddingLatents, str, list[str]]]:
+    """Latents at ratio 4, those of another document, question and answers; at most two questions a document."""
+    records = [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()]
+    latents = press.compress([record["context"] for record in records], ratio=4)
+    shifted = [*latents[1:], latents[0]]
+    draw = random.Random(0)
+    every = [
+        (own, other, qa["question"], qa["answers"])
+        for record, own, other in zip(records, latents, shifted, strict=True)
+        for qa in draw.sample(record["qas"], min(2, len(record["qas"])))
+    ]
+    return draw.sample(every, min(QUESTIONS, len(every)))
+
+
+def mean_f1(answers: list[str], references: list[list[str]]) -> float:
+    return sum(f1(answer, right) for answer, right in zip(answers, references, strict=True)) / len(answers)
+
+
+def test_answers_come_from_the_document_that_was_pressed(
+    press: Press, asked: list[tuple[EmbeddingLatents, EmbeddingLatents, str, list[str]]]
+) -> None:
+    """The same questions asked about the latents of another document are answered far worse."""
+    own, others, questions, references = (list(column) for column in zip(*asked, strict=True))
+    assert len(questions) >= 30
+    right = mean_f1(press.ask_many(own, questions, max_new_tokens=24), references)
+    wrong = mean_f1(press.ask_many(others, questions, max_new_tokens=24), references)
+    assert right >= wrong + 0.10
+
+
+def test_a_batch_answers_as_one_at_a_time_does_in_bfloat16(
+    press: Press, asked: list[tuple[EmbeddingLatents, EmbeddingLatents, str, list[str]]]
+) -> None:
+    latents, _, questions, _ = (list(column) for column in zip(*asked[:20], strict=True))
+    together = press.ask_many(latents, questions, max_new_tokens=16)
+    alone = [press.ask(one, question, max_new_tokens=16) for one, question in zip(latents, questions, strict=True)]
+    same = sum(one == other for one, other in zip(together, alone, strict=True))
+    assert same >= 0.99 * len(questions)
+
+
+def test_the_selector_chooses_among_its_candidates(press: Press) -> None:
+    records = [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()[:8]]
+    for latents in press.compress([record["context"] for record in records]):
+        assert {window.ratio for window in latents.windows} <= {*map(float, press.config.candidates)}
+        assert latents.ratio > 1
+
+
+@pytest.mark.parametrize(("document", "question", "answer"), KNOWN)
+def test_a_known_question_is_answered_from_latents(document: str, question: str, answer: str) -> None:
+    """In float32, so that the answer is the same on every machine."""
+    press = load("float32")
+    latents = press.compress(document, ratio=4)
+    assert latents.ratio > 3
+    assert answer.lower() in press.ask(latents, question, max_new_tokens=16).lower()
