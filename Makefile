@@ -1,7 +1,7 @@
 # Every verb sets up what it needs first: .venv in this folder and the base model in the cache (scripts/setup.sh).
 
 PY := .venv/bin/python
-# More arguments for pytest or the benchmarks: make test ARGS="-k ratio", make bench ARGS="--only length"
+# More arguments for pytest or the benchmarks: make test ARGS="-k ratio", make bench ARGS="length"
 ARGS ?=
 
 .DEFAULT_GOAL := help

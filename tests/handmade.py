@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 TEXT = (
     "The treaty was signed in Paris on the first day of May by a fox, a dog and the mayor. Words were written into a "
-    "document: 17 pages, 3 seals.\nIn the beginning there was nothing. 日本語 and naïve emoji 👩‍👩‍👧 were added later on."
+    "document: 17 pages, 3 seals.\n"
+    "In the beginning there was nothing. 日本語 and naïve emoji 👩‍👩‍👧 were added later on."
 )
 OTHER_TEXT = "A second document says that the dog signed nothing, and that the fox was elsewhere that day."
 QUESTION = "Who signed the treaty?"

@@ -48,7 +48,7 @@ def user(content: Any) -> dict[str, Any]:
 
 def test_a_placeholder_grows_to_its_documents_latents(press: Press, latents: list[EmbeddingLatents]) -> None:
     answer = press.chat([user(f"Read {PLACEHOLDER} and say who signed.")], latents[:1], max_new_tokens=10)
-    parts = [NO_SYSTEM + USER, "Read ", latents[0].vectors, " and say who signed.", END + ASSISTANT]
+    parts: list[str | Tensor] = [NO_SYSTEM + USER, "Read ", latents[0].vectors, " and say who signed.", END + ASSISTANT]
     same_answer(press, answer, parts)
     assert press.chat([user(f"Read {PLACEHOLDER} and say who signed.")], latents[0], max_new_tokens=10) == answer
 
@@ -184,7 +184,7 @@ def test_mistakes_are_named_at_once_also_with_a_stream(
     press: Press, latents: list[EmbeddingLatents], messages: Any, count: int, message: str, stream: bool
 ) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        press.chat(messages, latents[:count], stream=stream)
+        press.chat(messages, latents[:count], stream=stream)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -11,7 +11,6 @@ from cli.helpers import TEXT, Result, make_runner, write_tiny_press
 import latentpress
 from latentpress import demo
 from latentpress.base_model import DEFAULT_BASE
-from latentpress.cli import run as cli_run
 
 SAMPLE = demo.Sample(
     title="A treaty",
@@ -23,8 +22,6 @@ SAMPLE = demo.Sample(
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    for name, value in cli_run._QUIET.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setattr(demo, "load_sample", lambda: SAMPLE)
     runner = make_runner(monkeypatch, capsys)
     return lambda *args: runner(*args, entry=demo.main)

@@ -1,4 +1,4 @@
-"""A press comes back from its folder, by name or path, on one copy of its base model; what is wrong with it is named."""
+"""A press comes back from its folder, by name or path, on one copy of its base model; what is wrong is named."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from latentpress.errors import BaseModelError, InputError, LatentsError, PressEr
 from latentpress.press import Press
 
 if TYPE_CHECKING:
-    from latentpress.backbone import Base, Backbone
+    from latentpress.backbone import Backbone, Base
 
 
 @pytest.fixture(scope="module")

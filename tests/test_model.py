@@ -1,4 +1,4 @@
-"""The network: two adapters over one copy of the base, one path for training and inference, and settings that must fit."""
+"""The network: two adapters over one copy of the base, one path for training and inference, settings that fit."""
 
 from __future__ import annotations
 

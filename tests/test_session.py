@@ -110,7 +110,8 @@ def test_a_text_session_is_the_base_model_as_it_is(press: Press) -> None:
     session = press.text_session(text)
     parts = [BEFORE, "Context: ", text, f"\n\nQuestion: {QUESTION}", AFTER]
     ids = [i for part in parts for i in ids_of(press.base, part)]
-    made = press.base.model.generate(
+    model: Any = press.base.model
+    made = model.generate(
         torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
         max_new_tokens=15,
@@ -142,7 +143,7 @@ def test_mistakes_show_when_asking_also_with_a_stream(
 ) -> None:
     session = press.session(press.compress(TEXT, ratio=8))
     with pytest.raises(InputError, match=re.escape(message)):
-        session.ask(question, stream=stream, **changes)
+        session.ask(question, stream=stream, **changes)  # type: ignore[call-overload]
     assert isinstance(session.ask(QUESTION, max_new_tokens=1), str)
 
 

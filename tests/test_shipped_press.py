@@ -1,4 +1,4 @@
-"""The trained press: its answers come from its latents. Needs the base model in the cache (`latentpress doctor --fetch`)."""
+"""The trained press answers from its latents. Needs the base model in the cache (`latentpress doctor --fetch`)."""
 
 from __future__ import annotations
 

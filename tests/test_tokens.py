@@ -90,7 +90,7 @@ def test_a_binary_file_is_refused_with_the_place() -> None:
 @pytest.mark.parametrize("encode", [tokenize, encode_inert])
 def test_half_a_character_is_refused_with_the_place(encode: object) -> None:
     """JSON may hold one: `json.loads` takes an escaped lone surrogate."""
-    with pytest.raises(InputError, match="lone surrogate.*position 4"):
+    with pytest.raises(InputError, match=r"lone surrogate.*position 4"):
         encode(TOKENIZER, "half\ud83d")  # type: ignore[operator]
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "PLACEHOLDER",
     "BaseModelError",
     "ContextTooLongError",
     "DataError",
@@ -39,7 +40,6 @@ __all__ = [
     "InputError",
     "LatentpressError",
     "LatentsError",
-    "PLACEHOLDER",
     "Press",
     "PressError",
     "RatioError",

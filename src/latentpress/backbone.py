@@ -1,8 +1,9 @@
 """Any Hugging Face causal LM as encoder and as decoder.
 
-One set of frozen base weights carries several module trees: the plain model, the encoder (its first layers, with an adapter) and the
-decoder (with another). The trees are separate modules over the same Parameters, so a training step moves both adapters and no call
-switches anything. Every pass goes through packed rows with an explicit mask (`latentpress.attention`).
+One set of frozen base weights carries several module trees: the plain model, the encoder (its first layers, with an
+adapter) and the decoder (with another). The trees are separate modules over the same Parameters, so a training step
+moves both adapters and no call switches anything. Every pass goes through packed rows with an explicit mask
+(`latentpress.attention`).
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class Backbone(nn.Module):
         body = _share(model.get_decoder())
         total = len(body.layers)
         if layers is not None and not 1 <= layers <= total:
-            raise BaseModelError(f"encoder_layers={layers} does not fit a base model of {total} layers; choose 1 to {total}")
+            raise BaseModelError(
+                f"encoder_layers={layers} does not fit a base model of {total} layers; choose 1 to {total}"
+            )
         if layers is not None:
             body.layers = body.layers[:layers]
         for name, layer in list(body.named_modules()):
@@ -130,7 +133,9 @@ class Backbone(nn.Module):
         Returns:
             `[N, D]` states after the final norm.
         """
-        output = self.body(inputs_embeds=embeddings[None], position_ids=layout.positions[None], use_cache=False, layout=layout)
+        output = self.body(
+            inputs_embeds=embeddings[None], position_ids=layout.positions[None], use_cache=False, layout=layout
+        )
         states: Tensor = output.last_hidden_state[0]
         return states
 
@@ -183,11 +188,15 @@ def load_base(folder: Path, *, id: str, device: str = "cpu", dtype: torch.dtype 
             "fetch it again, as a folder of config.json, tokenizer.json and *.safetensors"
         ) from error
     if not tokenizer.is_fast:
-        raise BaseModelError(f"base model {id!r} has no fast tokenizer; character spans need one (install its tokenizer.json)")
+        raise BaseModelError(
+            f"base model {id!r} has no fast tokenizer; character spans need one (install its tokenizer.json)"
+        )
     return wrap_base(model, tokenizer, id=id, fingerprint=fingerprint(folder), device=device)
 
 
-def wrap_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, id: str, fingerprint: str, device: str = "cpu") -> Base:
+def wrap_base(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, id: str, fingerprint: str, device: str = "cpu"
+) -> Base:
     """Makes a base of a model already in memory; freezes it and puts it in evaluation mode.
 
     Raises:
@@ -210,10 +219,14 @@ def _packs(model: PreTrainedModel) -> bool:
         backbone = Backbone(model)
         ids = torch.arange(5, device=backbone.device)
         packed = backbone.logits(backbone(backbone.embed(ids), Layout.of((2, 3), "causal", device=ids.device)))
-        alone = torch.cat([model(input_ids=part[None], use_cache=False).logits[0] for part in ids.split((2, 3))]).float()
+        alone = torch.cat(
+            [model(input_ids=part[None], use_cache=False).logits[0] for part in ids.split((2, 3))]
+        ).float()
     except (AttributeError, TypeError, ValueError, RuntimeError):
         return False
-    return bool((packed - alone).norm() <= 0.1 * alone.norm())  # bfloat16 rounds differently, mixing differs by far more
+    return bool(
+        (packed - alone).norm() <= 0.1 * alone.norm()
+    )  # bfloat16 rounds differently, mixing differs by far more
 
 
 def fingerprint(folder: Path) -> str:
@@ -227,8 +240,18 @@ def fingerprint(folder: Path) -> str:
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise BaseModelError(f"{folder / 'config.json'} of the base model cannot be read ({error}); fetch it again") from error
-    keys = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
+        raise BaseModelError(
+            f"{folder / 'config.json'} of the base model cannot be read ({error}); fetch it again"
+        ) from error
+    keys = (
+        "model_type",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "intermediate_size",
+        "vocab_size",
+    )
     digest = hashlib.sha256(json.dumps({k: config.get(k) for k in keys}, sort_keys=True).encode())
     weights: dict[str, tuple[Path, str]] = {}
     for file in sorted(folder.glob("*.safetensors")):
@@ -238,7 +261,9 @@ def fingerprint(folder: Path) -> str:
         except (OSError, SafetensorError) as error:
             raise BaseModelError(f"{file} of the base model cannot be read ({error}); fetch it again") from error
     if not weights:
-        raise BaseModelError(f"no *.safetensors in {folder}: a base model's weights are read from safetensors only; convert them with save_pretrained")
+        raise BaseModelError(
+            f"no *.safetensors in {folder}: a base model's weights are read from safetensors only; convert them with save_pretrained"
+        )
     for name in sorted(weights):
         with safe_open(weights[name][0], framework="pt") as opened:
             tensor = opened.get_tensor(name).flatten()

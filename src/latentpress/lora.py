@@ -1,10 +1,12 @@
 """Low-rank adapters whose forward and backward are fused, saved in PEFT's layout.
 
-`y = x W^T + s (x A^T) B^T` (Hu et al. 2021, arXiv 2106.09685, eq. 3). The low-rank product is accumulated into the base product in
-place, so an adapter costs its two small matrix products and nothing else: no copies, no casts of activations, no separate
-element-wise sum. A and B are float32 masters and are rounded to the base weight's type where they are used.
+`y = x W^T + s (x A^T) B^T` (Hu et al. 2021, arXiv 2106.09685, eq. 3). The low-rank product is accumulated into the base
+product in place, so an adapter costs its two small matrix products and nothing else: no copies, no casts of
+activations, no separate element-wise sum. A and B are float32 masters and are rounded to the base weight's type where
+they are used.
 
-Files are what PEFT writes (`adapter_config.json`, `adapter_model.safetensors`), so that `PeftModel.from_pretrained` reads them.
+Files are what PEFT writes (`adapter_config.json`, `adapter_model.safetensors`), so that `PeftModel.from_pretrained`
+reads them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The network of a press: encoder, head, compressor, converter, decoder. Training and inference call the same methods.
 
-    ids -> encode -> states, prediction -> latents(size) -> decoder input embeddings
+ids -> encode -> states, prediction -> latents(size) -> decoder input embeddings
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from latentpress.errors import PressError, RatioError
 from latentpress.lora import lora_state
 from latentpress.ratios import POLICIES, DiscreteSelector, RatioPolicy
 from latentpress.residual import EmbeddingResidual
-
 
 _T = TypeVar("_T")
 
@@ -50,8 +49,9 @@ class Converter(nn.Module):
 class RatioHead(nn.Module):
     """The selector's linear head on the state of the EOS token (arXiv 2603.25926, equations 1 and 2).
 
-    The state is scaled to norm 4 and the bias starts at the middle of the usual ratios, 4: a large state under a plain linear layer
-    gives gradients that drown those of the language model in a clipped step (measured, docs/experiments.md).
+    The state is scaled to norm 4 and the bias starts at the middle of the usual ratios, 4: a large state under a plain
+    linear layer gives gradients that drown those of the language model in a clipped step (measured,
+    docs/experiments.md).
     """
 
     def __init__(self, width: int) -> None:
@@ -94,7 +94,9 @@ class PressModel(nn.Module):
     def __init__(self, config: PressConfig, base: Base, encoder_base: Base | None = None) -> None:
         super().__init__()
         if (config.encoder_base is None) != (encoder_base is None):
-            raise PressError(f"press {config.name!r} needs {'another' if config.encoder_base else 'no other'} base model for its encoder; pass encoder_base= accordingly")
+            raise PressError(
+                f"press {config.name!r} needs {'another' if config.encoder_base else 'no other'} base model for its encoder; pass encoder_base= accordingly"
+            )
         source = encoder_base or base
         self.config = config
         self.decoder = Backbone(base.model, lora=config.decoder_lora)
@@ -106,16 +108,22 @@ class PressModel(nn.Module):
             self.encoder = Backbone(source.model, layers=config.encoder_layers, lora=config.encoder_lora)
             self.converter = Converter(source.width, config.converter_width, base.width, zero=config.residual != "none")
         elif encoder_base is not None or config.residual != "none" or self.policy.predicts:
-            raise PressError(f"compressor {config.compressor!r} has no encoder; set residual='none', policy='fixed' and no encoder_base")
+            raise PressError(
+                f"compressor {config.compressor!r} has no encoder; set residual='none', policy='fixed' and no encoder_base"
+            )
         self.head = RatioHead(source.width) if self.policy.predicts else None
         self.residual: EmbeddingResidual | None = None
         if config.residual != "none":
             if encoder_base is not None:
-                raise PressError(f"residual={config.residual!r} needs encoder and decoder to share a tokenizer; set residual='none' for an encoder of another base")
+                raise PressError(
+                    f"residual={config.residual!r} needs encoder and decoder to share a tokenizer; set residual='none' for an encoder of another base"
+                )
             self.residual = EmbeddingResidual(config.residual, base.model.config.vocab_size, source.width)
         eos = source.tokenizer.eos_token_id
         if eos is None:
-            raise PressError(f"base model {source.id!r} has no EOS token, which the selector's head reads; use a base model with one")
+            raise PressError(
+                f"base model {source.id!r} has no EOS token, which the selector's head reads; use a base model with one"
+            )
         self.eos = int(eos)
         self.to(base.model.device)
 

@@ -4,7 +4,7 @@
     latents = press.compress(document)
     press.ask(latents, "Who signed the treaty?")
 
-`PressModel` (model.py) goes from tokens to latents, in training as here; `Reader` (decoder/reader.py) from there to answers.
+`PressModel` (model.py) leads from tokens to latents, in training as here; `Reader` (decoder/reader.py) from there on.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Press:
     # ---- text -> latents ----
 
     @overload
-    def compress(
+    def compress(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
         self, text: str, *, ratio: float | None = None, scale: float = 0.0, progress: Progress | None = None
     ) -> EmbeddingLatents: ...
     @overload

@@ -1,8 +1,8 @@
 """The embedding path beside the converter: what of the text itself each latent hands to the decoder.
 
-A decoder that has never seen latents reads token embeddings. Giving each latent a weighted mean of its window's embeddings lets it
-read something from the first step, and the converter's output, zero at the start, adds what one embedding cannot say. Not in the
-paper; measured in docs/experiments.md.
+A decoder that has never seen latents reads token embeddings. Giving each latent a weighted mean of its window's
+embeddings lets it read something from the first step, and the converter's output, zero at the start, adds what one
+embedding cannot say. Not in the paper; measured in docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from latentpress.errors import PressError
 class EmbeddingResidual(nn.Module):
     """Weighted mean of the decoder's input embeddings over each window.
 
-    `mean` weighs all tokens alike. `salient` weighs token t by a softmax over its window of `s[id_t] + v . norm(h_t)`: a learned
-    salience of each vocabulary entry, started at `sharpness` times its surprisal under the training text's unigram frequencies, and
-    a learned reading of the encoder's state, zero at the start. Rare words come through nearly whole, frequent ones hardly.
+    `mean` weighs all tokens alike. `salient` weighs token t by a softmax over its window of `s[id_t] + v . norm(h_t)`:
+    a learned salience of each vocabulary entry, started at `sharpness` times its surprisal under the training text's
+    unigram frequencies, and a learned reading of the encoder's state, zero at the start. Rare words come through nearly
+    whole, frequent ones hardly.
 
     Args:
         kind: `mean` or `salient`.
@@ -74,5 +75,7 @@ class EmbeddingResidual(nn.Module):
         weight = (score - top[index]).exp()
         total = torch.zeros(windows, device=score.device).index_add(0, index, weight)
         weight = weight / total[index]
-        mixed = torch.zeros(windows, embeddings.shape[-1], device=score.device).index_add(0, index, embeddings.float() * weight[:, None])
+        mixed = torch.zeros(windows, embeddings.shape[-1], device=score.device).index_add(
+            0, index, embeddings.float() * weight[:, None]
+        )
         return gain * mixed

@@ -1,6 +1,7 @@
 """Text to tokens, and long documents to windows.
 
-Text of a user is inert: what looks like a special token of the chat template in it is tokenised as the characters it is.
+Text of a user is inert: what looks like a special token of the chat template in it is tokenised as the characters it
+is.
 """
 
 from __future__ import annotations
@@ -31,9 +32,13 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> TokenizedText:
         InputError: the text is empty, only white space, or holds what no text holds (a binary file read as text).
     """
     if not text.strip():
-        raise InputError(f"the text is empty ({len(text)} characters, none of them visible); give a document with at least one word")
+        raise InputError(
+            f"the text is empty ({len(text)} characters, none of them visible); give a document with at least one word"
+        )
     if "\x00" in text:
-        raise InputError(f"the text holds a NUL character at position {text.index(chr(0))}: it looks binary; convert the document to plain text first")
+        raise InputError(
+            f"the text holds a NUL character at position {text.index(chr(0))}: it looks binary; convert the document to plain text first"
+        )
     ids: list[int] = []
     offsets: list[tuple[int, int]] = []
     for start, part in _inert_parts(tokenizer, text):

@@ -1,21 +1,17 @@
 """Fixtures of the command-line tests."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cli.helpers import TEXT, Result, make_runner, write_tiny_press
-from latentpress.cli import run as cli_run
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """Runs `latentpress` in this process; what it sets in the environment is set back."""
     monkeypatch.delenv("LATENTPRESS_DEBUG", raising=False)
-    for name, value in cli_run._QUIET.items():
-        monkeypatch.setenv(name, os.environ.get(name, value))
     return make_runner(monkeypatch, capsys)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from latentpress.cli import main
+from latentpress.cli import run as cli_run
 
 TEXT = "The treaty was signed in Paris on the first day of May, and the fox was there. " * 4
 
@@ -41,7 +43,12 @@ class Result:
 
 
 def make_runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Gives a function that runs the command in this process."""
+    """Gives a function that runs the command in this process, with all that it sets set back after the test."""
+    from transformers.utils import logging
+
+    for name, value in cli_run._QUIET.items():  # read when transformers is imported, so here it is told in person too
+        monkeypatch.setenv(name, os.environ.get(name, value))
+    monkeypatch.setattr(logging, "_tqdm_active", False)
 
     def run(*args: str | Path, stdin: bytes = b"", entry: Callable[[list[str]], int] = main) -> Result:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))

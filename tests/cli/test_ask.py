@@ -97,7 +97,7 @@ def test_compare_puts_the_answer_from_the_full_text_beside_it(run: Run, press: P
 
 def test_full_text_that_does_not_fit_leaves_the_answers_from_latents(run: Run, press: Path, tmp_path: Path) -> None:
     long = tmp_path / "long.txt"
-    long.write_text(TEXT * 4)  # more tokens than the 512 positions, fewer latents
+    long.write_text(TEXT * 10)  # more tokens than the 512 positions, fewer latents
     args = ("ask", long, "-q", "Who?", "--compare", "--press", press, "--ratio", "8", *SHORT)
     answer = run(*args, "--json").json["answers"][0]
     assert answer["answer"] is not None
@@ -178,7 +178,6 @@ def test_file_that_is_no_text_is_named_with_what_is_wrong(run: Run, tmp_path: Pa
         (["treaty.txt", "-q", "Who?", "--press", "PRESS", "--device", "tpu9"], ("tpu9",)),
         (["treaty.txt", "-q", "Who?", "--press", "PRESS", "--dtype", "int3"], ("int3", "bfloat16")),
         (["treaty.txt", "-q", "Who?", "--press", "PRESS", "--base", "no-such-base"], ("no-such-base",)),
-        (["treaty.txt", "-q", "Who? " * 600, "--press", "PRESS"], ("the decoder has 512",)),
         (["none.latents", "-q", "Who?"], ("none.latents",)),
         (["treaty.latents.safetensors", "-q", "Who?", "--ratio", "4"], ("compressed already",)),
         (["treaty.latents.safetensors", "-q", "Who?", "--compare"], ("--compare",)),
@@ -221,6 +220,12 @@ def test_latents_for_another_base_are_refused(run: Run, press: Path, latents: Pa
     assert done.code == 2
     assert "abababab" in done.err
     assert "base model" in done.err
+
+
+def test_question_that_does_not_fit_is_refused(run: Run, press: Path, document: Path) -> None:
+    done = run("ask", document, "-q", "Who? " * 600, "--press", press)
+    assert done.code == 2
+    assert "the decoder has 512" in done.err
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "pickle"])

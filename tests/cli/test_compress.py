@@ -225,10 +225,10 @@ def test_id_cannot_lead_out_of_the_folder(run: Run, press: Path, tmp_path: Path)
     assert outputs(tmp_path) == ["rows.jsonl", *(f"deep/out/{name}" for name in files)] or len(outputs(tmp_path)) == 8
 
 
-def test_truncated_archive_is_named_with_its_line(run: Run, tmp_path: Path) -> None:
+def test_truncated_archive_is_named_with_its_line(run: Run, press: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl.xz"
     file.write_bytes(lzma.compress(b'{"text": "a"}\n')[:-20])
-    run("compress", file, "-o", tmp_path / "out").fails_with(f"{file}:", "truncated")
+    run("compress", file, "-o", tmp_path / "out", "--press", press).fails_with(f"{file}:", "truncated")
 
 
 def test_interrupted_run_goes_on_where_it_stopped(

@@ -63,8 +63,8 @@ def test_info_without_base_and_presses_says_how_to_get_them(
 
 def test_info_shows_a_shipped_press_that_cannot_be_read(run: Run, machine: dict[str, Path]) -> None:
     (machine["press"] / "config.json").write_text("{")
-    assert "not JSON" in run("info", "--json").json["presses"][0]["error"]
-    assert "not JSON" in run("info").out
+    assert "JSON" in run("info", "--json").json["presses"][0]["error"]
+    assert "restore the file" in run("info").out
 
 
 def test_info_of_a_press_shows_every_setting_without_its_base_model(

@@ -55,7 +55,7 @@ def test_help_imports_nothing_heavy(verb: list[str]) -> None:
         (["ask"], "FILE"),
         (["ask", "a.txt"], "-q"),
         (["ask", "a.txt", "-q", "Who?", "--nope"], "--nope"),
-        (["ask", "a.txt", "-q", "Who?", "--ratio", "four"], "four"),
+        (["ask", "a.txt", "-q", "Who?", "--ratio", "four"], "--ratio"),
         (["compress", "a.txt"], "--out"),
         (["train", "semidynamic", "--out", "x"], "--data"),
     ],

@@ -1,4 +1,4 @@
-"""Answers do not depend on the batch they are generated in, and are those of Hugging Face's own generation."""
+"""Answers do not depend on the batch they are generated in, and are those of the model itself."""
 
 from __future__ import annotations
 
@@ -48,17 +48,16 @@ def answers(backbone: Backbone, prompts: list[Tensor], stops: frozenset[int], sa
     return made
 
 
-def test_greedy_answers_are_hugging_faces(tiny_bases: Base) -> None:
+def test_greedy_answers_are_those_of_the_model_itself(tiny_bases: Base) -> None:
     backbone = Backbone(tiny_bases.model)
     ids = ids_of(9)
     (made,) = answers(backbone, [backbone.embed(torch.tensor(ids))], NEVER, Sampling(max_new_tokens=20))
-    config = tiny_bases.model.generation_config
-    config.update(eos_token_id=None, pad_token_id=0, bos_token_id=None)
-    row = torch.tensor([ids])
-    expected = tiny_bases.model.generate(
-        row, attention_mask=torch.ones_like(row), max_new_tokens=20, do_sample=False, use_cache=False
-    )
-    assert made == expected[0, 9:].tolist()
+    expected = [*ids]
+    with torch.no_grad():
+        for _ in range(20):
+            logits = tiny_bases.model(input_ids=torch.tensor([expected]), use_cache=False).logits
+            expected.append(int(logits[0, -1].argmax()))
+    assert made == expected[9:]
 
 
 def test_the_logits_of_a_batch_are_those_of_each_prompt_alone(tiny_bases: Base) -> None:
@@ -71,7 +70,7 @@ def test_the_logits_of_a_batch_are_those_of_each_prompt_alone(tiny_bases: Base) 
         torch.testing.assert_close(batched[place], alone[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.3])
+@pytest.mark.parametrize("temperature", [0.0, 0.3])
 def test_batched_answers_are_those_of_each_prompt_alone(tiny_bases: Base, temperature: float) -> None:
     """Also when they end at different times, and when they are sampled."""
     backbone = Backbone(tiny_bases.model)

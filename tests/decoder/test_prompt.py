@@ -1,4 +1,4 @@
-"""Prompts are the base model's own, user text in them is inert, and each placeholder grows to its document's latents."""
+"""Prompts are the base model's own, user text is inert in them, and each placeholder grows to a document's latents."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ CUT = "{% for m in messages %}{{ m['content'][:9] }}{% endfor %}"
 @pytest.mark.parametrize("template", [USER_ONLY, LAST_ONLY, TWICE, BACKWARDS, CUT])
 def test_a_template_that_drops_doubles_reorders_or_cuts_messages_is_refused(template: str) -> None:
     """Also one that doubles a part and drops another, so that the number is right."""
-    with pytest.raises(InputError, match="chat template kept the parts .* of 2 message parts.*system message"):
+    with pytest.raises(InputError, match=r"chat template kept the parts .* of 2 message parts.*system message"):
         rendered([("system", ["Be brief."]), ("user", ["Hello"])], make_tokenizer(chat_template=template))
 
 

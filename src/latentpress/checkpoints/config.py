@@ -93,7 +93,9 @@ class PressConfig:
             raise PressError(f"{where} holds {type(data).__name__}, not an object of settings; restore the file")
         version = data.get("schema_version")
         if version != SCHEMA_VERSION:
-            raise PressError(f"{where} has schema_version {version!r}, this library reads {SCHEMA_VERSION}; install the latentpress that wrote it, or train again")
+            raise PressError(
+                f"{where} has schema_version {version!r}, this library reads {SCHEMA_VERSION}; install the latentpress that wrote it, or train again"
+            )
         return read_dataclass(PressConfig, {k: v for k, v in data.items() if k != "schema_version"}, where)
 
 
@@ -122,7 +124,11 @@ def read_dataclass(kind: type[_T], data: Any, where: str) -> _T:
 def _read(hint: Any, value: Any, where: str) -> Any:
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None and type(None) in options else _read(next(o for o in options if o is not type(None)), value, where)
+        return (
+            None
+            if value is None and type(None) in options
+            else _read(next(o for o in options if o is not type(None)), value, where)
+        )
     if dataclasses.is_dataclass(hint):
         return read_dataclass(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple and isinstance(value, list | tuple):

@@ -1,10 +1,10 @@
 """Press folders: config.json, modules.safetensors, and two adapters in PEFT's layout. No pickle anywhere.
 
-    press/
-      config.json                   settings, and the SHA-256 of every other file
-      modules.safetensors           converter, selector head, whatever the compressor trains
-      encoder_adapter/              adapter_config.json, adapter_model.safetensors: loads with PeftModel.from_pretrained
-      decoder_adapter/
+press/
+  config.json                   settings, and the SHA-256 of every other file
+  modules.safetensors           converter, selector head, whatever the compressor trains
+  encoder_adapter/              adapter_config.json, adapter_model.safetensors: loads with PeftModel.from_pretrained
+  decoder_adapter/
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_press(folder: Path, config: PressConfig, modules: dict[str, Tensor], adapters: dict[str, tuple[dict[str, Tensor], LoraSettings, list[str], int]]) -> None:
+def write_press(
+    folder: Path,
+    config: PressConfig,
+    modules: dict[str, Tensor],
+    adapters: dict[str, tuple[dict[str, Tensor], LoraSettings, list[str], int]],
+) -> None:
     """Writes a press folder whole or not at all.
 
     Args:
@@ -104,7 +109,15 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     save_file({k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in tensors.items()}, path)
 
 
-def _save_adapter(folder: Path, config: PressConfig, role: str, state: dict[str, Tensor], settings: LoraSettings, names: list[str], depth: int) -> None:
+def _save_adapter(
+    folder: Path,
+    config: PressConfig,
+    role: str,
+    state: dict[str, Tensor],
+    settings: LoraSettings,
+    names: list[str],
+    depth: int,
+) -> None:
     base = config.encoder_base if role == "encoder" and config.encoder_base else config.base
     peft = LoraConfig(
         task_type="CAUSAL_LM",
@@ -137,9 +150,15 @@ def read_press(folder: Path) -> tuple[PressConfig, dict[str, Tensor], dict[str, 
         if not path.is_file():
             raise PressError(f"press {folder} lacks {name}; the folder is incomplete, copy or train it again")
         if (found := sha256(path)) != digest:
-            raise PressError(f"press {folder}: {name} has SHA-256 {found[:12]}..., config.json says {digest[:12]}...; the file is truncated or was changed, copy it again")
+            raise PressError(
+                f"press {folder}: {name} has SHA-256 {found[:12]}..., config.json says {digest[:12]}...; the file is truncated or was changed, copy it again"
+            )
     modules = _load(folder / MODULES)
-    adapters = {role: _load(folder / name / "adapter_model.safetensors") for role, name in ADAPTERS.items() if f"{name}/adapter_model.safetensors" in digests}
+    adapters = {
+        role: _load(folder / name / "adapter_model.safetensors")
+        for role, name in ADAPTERS.items()
+        if f"{name}/adapter_model.safetensors" in digests
+    }
     return config, modules, adapters, fingerprint
 
 
@@ -148,8 +167,14 @@ def read_config(folder: Path) -> tuple[PressConfig, dict[str, str], str]:
     path = folder / CONFIG
     if not folder.is_dir() or not path.is_file():
         pickles = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLES) if folder.is_dir() else []
-        hint = f"; {pickles[0]} is a pickle, which is never read: a press is config.json and safetensors" if pickles else ""
-        raise PressError(f"no press at {folder}: {CONFIG} is missing{hint}; give a press folder or a name that `latentpress info` lists")
+        hint = (
+            f"; {pickles[0]} is a pickle, which is never read: a press is config.json and safetensors"
+            if pickles
+            else ""
+        )
+        raise PressError(
+            f"no press at {folder}: {CONFIG} is missing{hint}; give a press folder or a name that `latentpress info` lists"
+        )
     try:
         raw = path.read_bytes()
         data: Any = json.loads(raw)
@@ -159,10 +184,14 @@ def read_config(folder: Path) -> tuple[PressConfig, dict[str, str], str]:
     config = PressConfig.from_dict(data, str(path))
     needed = {MODULES, f"{ADAPTERS['decoder']}/adapter_model.safetensors"}
     if not isinstance(digests, dict) or not needed <= set(digests):
-        raise PressError(f"{path}: `files` must give the SHA-256 of {', '.join(sorted(needed))}; the press is incomplete, copy or train it again")
+        raise PressError(
+            f"{path}: `files` must give the SHA-256 of {', '.join(sorted(needed))}; the press is incomplete, copy or train it again"
+        )
     for name, digest in digests.items():
         if not _inside(name) or not isinstance(digest, str):
-            raise PressError(f"{path}: `files` has {name!r}: {digest!r}, not a file of the press and its SHA-256; copy the press again")
+            raise PressError(
+                f"{path}: `files` has {name!r}: {digest!r}, not a file of the press and its SHA-256; copy the press again"
+            )
     return config, digests, hashlib.sha256(raw).hexdigest()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from latentpress.cli.documents import is_jsonl_file, read_documents, read_text
+from latentpress.cli.documents import is_jsonl_file, is_latents_file, read_documents, read_text
 from latentpress.cli.jobs import Job, Target, batches, check_target, run_batch
 from latentpress.cli.options import (
     Base,
@@ -52,7 +52,7 @@ def compress(
     check_ratio_or_scale(ratio, scale)
     path = Path(source)
     check_target(path, out)
-    if not (path.is_dir() or is_jsonl_file(source)):
+    if path.is_file() and not is_jsonl_file(source) and not is_latents_file(source):
         read_text(source)  # one document: what is wrong with it is an error before anything is loaded
     next(read_documents(path, out))
     started = time.perf_counter()

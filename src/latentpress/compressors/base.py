@@ -49,7 +49,9 @@ Size = Ratio | Length
 
 def _check_size(value: int) -> None:
     if value < 1:
-        raise RatioError(f"size {value} must be a whole number of at least 1; 4 is four tokens a latent, or four latents")
+        raise RatioError(
+            f"size {value} must be a whole number of at least 1; 4 is four tokens a latent, or four latents"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,8 +69,8 @@ class Extracted:
 class Compressor(nn.Module, ABC):
     """Turns the hidden states of texts into latents, each text at a size of its own.
 
-    A method says as class attributes which states it reads and which attention the encoder runs with, so nobody has to ask for its
-    type. Sequences come packed, without padding; nothing a sequence yields may depend on its companions.
+    A method says as class attributes which states it reads and which attention the encoder runs with, so nobody has to
+    ask for its type. Sequences come packed, without padding; nothing a sequence yields may depend on its companions.
     """
 
     name: ClassVar[str]
@@ -100,20 +102,24 @@ class Compressor(nn.Module, ABC):
         """Makes the latents.
 
         Args:
-            states: `[T1 + T2 + ..., D]` states of the text tokens of all sequences, end to end (a leading layer axis if `reads` is `all`).
+            states: `[T1 + T2 + ..., D]` states of the text tokens of all sequences, end to end (a leading layer axis if
+                `reads` is `all`).
             lengths: tokens of each text.
             sizes: one a text.
         """
 
 
-def window_index(lengths: Sequence[int], sizes: Sequence[Size], device: torch.device) -> tuple[Tensor, tuple[int, ...], Tensor]:
+def window_index(
+    lengths: Sequence[int], sizes: Sequence[Size], device: torch.device
+) -> tuple[Tensor, tuple[int, ...], Tensor]:
     """Which latent each token of each text belongs to.
 
-    Windows are left-aligned and never cross from one text to the next; with a `Ratio` the last one of a text holds what is left, with
-    a `Length` they are equal within one token.
+    Windows are left-aligned and never cross from one text to the next; with a `Ratio` the last one of a text holds what
+    is left, with a `Length` they are equal within one token.
 
     Returns:
-        Index of every token's latent in the packed row of latents `[T1 + T2 + ...]`, latents of each text, and spans `[M, 2]`.
+        Index of every token's latent in the packed row of latents `[T1 + T2 + ...]`, latents of each text, and spans
+        `[M, 2]`.
     """
     index, counts, spans, before = [], [], [], 0
     for tokens, size in zip(lengths, sizes, strict=True):
@@ -139,5 +145,7 @@ def window_means(values: Tensor, index: Tensor, windows: int) -> Tensor:
     Returns:
         `[windows, D]` float32.
     """
-    total = torch.zeros(windows, values.shape[-1], dtype=torch.float32, device=values.device).index_add(0, index, values.float())
+    total = torch.zeros(windows, values.shape[-1], dtype=torch.float32, device=values.device).index_add(
+        0, index, values.float()
+    )
     return total / torch.bincount(index, minlength=windows).unsqueeze(1)

@@ -16,7 +16,7 @@ from latentpress.compressors.base import Compressor, Extracted, Size
 
 
 class FirstTokens(Compressor):
-    """Hands over the embeddings of the first M tokens of each window and drops the rest; has no encoder and no converter."""
+    """Hands over the embeddings of the first M tokens of each window; has no encoder and no converter."""
 
     name: ClassVar[str] = "first-tokens"
     visibility: ClassVar[Visibility] = "causal"

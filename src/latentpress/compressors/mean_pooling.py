@@ -14,8 +14,8 @@ from latentpress.compressors.base import Compressor, Extracted, Size, window_ind
 class MeanPooling(Compressor):
     """Means over non-overlapping windows of the last layer's states, under bidirectional attention.
 
-    The authors' code pools in two ways that disagree: in training windows are right-aligned, the first is padded with zeros and
-    divided by S; at inference they are left-aligned. Here there is one pooling, left-aligned, by true counts.
+    The authors' code pools in two ways that disagree: in training windows are right-aligned, the first is padded with
+    zeros and divided by S; at inference they are left-aligned. Here there is one pooling, left-aligned, by true counts.
     """
 
     name: ClassVar[str] = "mean-pooling"

@@ -1,7 +1,7 @@
 """Answers, token by token, from prompts that hold latents.
 
-Prompts of a batch lie side by side in packed rows, each with its own keys and values: an answer does not depend on what else is in
-the batch.
+Prompts of a batch lie side by side in packed rows, each with its own keys and values: an answer does not depend on what
+else is in the batch.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def prefill(backbone: Backbone, prompts: Sequence[Tensor], cache: KeyValueCache)
     return states[torch.tensor(lengths, device=device).cumsum(0) - 1]
 
 
-def generate(backbone: Backbone, states: Tensor, cache: KeyValueCache, stops: frozenset[int], sampling: Sampling) -> Iterator[list[int | None]]:
+def generate(
+    backbone: Backbone, states: Tensor, cache: KeyValueCache, stops: frozenset[int], sampling: Sampling
+) -> Iterator[list[int | None]]:
     """Continues prefilled prompts.
 
     Args:
@@ -107,5 +109,5 @@ def _choose(logits: Tensor, sampling: Sampling, draws: Sequence[torch.Generator]
     if sampling.temperature == 0:
         return [int(i) for i in logits.argmax(-1)]
     below = logits - logits.max(-1, keepdim=True).values  # 0 at the top, so that no temperature overflows
-    weights = torch.softmax(below / sampling.temperature, -1)
+    weights = torch.softmax(below / max(sampling.temperature, torch.finfo(below.dtype).tiny), -1)
     return [int(torch.multinomial(row, 1, generator=draw)) for row, draw in zip(weights, draws, strict=True)]

@@ -1,7 +1,8 @@
 """Prompts in the base model's chat template, with latents where the user wrote a placeholder.
 
-A prompt is a list of pieces: token ids, and places for latents. Each placeholder grows to as many positions as its document has
-latents. Only the template's own special tokens are special: what a user writes is tokenised as plain characters.
+A prompt is a list of pieces: token ids, and places for latents. Each placeholder grows to as many positions as its
+document has latents. Only the template's own special tokens are special: what a user writes is tokenised as plain
+characters.
 """
 
 from __future__ import annotations
@@ -123,7 +124,10 @@ def _apply_template(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, str
     try:
         return str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # jinja's own exceptions, which differ by template
-        if len(rows) > 1 and rows[0] == {"role": "system", "content": ""}:  # Gemma's template takes none, not even an empty one
+        if len(rows) > 1 and rows[0] == {
+            "role": "system",
+            "content": "",
+        }:  # Gemma's template takes none, not even an empty one
             return _apply_template(tokenizer, rows[1:])
         raise InputError(
             f"the base model's chat template refuses these messages: {error}; check the roles and their order"

@@ -26,7 +26,9 @@ class RatioPolicy(ABC):
 
     def __init__(self, candidates: Sequence[int]) -> None:
         if not candidates or list(candidates) != sorted(set(candidates)) or candidates[0] < 1:
-            raise RatioError(f"candidates {list(candidates)} must be distinct whole ratios of at least 1 in ascending order, for example [2, 4, 8, 16, 32]")
+            raise RatioError(
+                f"candidates {list(candidates)} must be distinct whole ratios of at least 1 in ascending order, for example [2, 4, 8, 16, 32]"
+            )
         self.candidates = tuple(candidates)
 
     @abstractmethod
@@ -45,5 +47,7 @@ class RatioPolicy(ABC):
             RatioError: it is not a candidate.
         """
         if ratio not in self.candidates:
-            raise RatioError(f"ratio {ratio:g} is not one this press was trained for; choose one of {', '.join(map(str, self.candidates))}, or none to let it choose")
+            raise RatioError(
+                f"ratio {ratio:g} is not one this press was trained for; choose one of {', '.join(map(str, self.candidates))}, or none to let it choose"
+            )
         return Ratio(int(ratio))

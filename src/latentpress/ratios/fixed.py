@@ -27,5 +27,7 @@ class FixedRatio(RatioPolicy):
             RatioError: a scale is given; there is no prediction to shift.
         """
         if scale:
-            raise RatioError(f"scale={scale:g} shifts a selector's prediction, and this press has a fixed ratio; use ratio= with one of {', '.join(map(str, self.candidates))}")
+            raise RatioError(
+                f"scale={scale:g} shifts a selector's prediction, and this press has a fixed ratio; use ratio= with one of {', '.join(map(str, self.candidates))}"
+            )
         return self.fixed(self.candidates[0])

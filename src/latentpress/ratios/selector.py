@@ -19,8 +19,8 @@ class DiscreteSelector(RatioPolicy):
 
     Args:
         candidates: ratios in ascending order.
-        rounding: nearest by r (`linear`, thresholds 3, 6, 12, 24 between powers of two, the authors' code) or by log2 r (`log`).
-            A tie goes to the smaller candidate, which keeps more.
+        rounding: nearest by r (`linear`, thresholds 3, 6, 12, 24 between powers of two, the authors' code) or by log2 r
+            (`log`). A tie goes to the smaller candidate, which keeps more.
     """
 
     name: ClassVar[str] = "selector"
@@ -32,10 +32,14 @@ class DiscreteSelector(RatioPolicy):
         if rounding not in ("linear", "log"):
             raise RatioError(f"rounding {rounding!r} is unknown; choose linear or log")
         pairs = zip(self.candidates, self.candidates[1:], strict=False)
-        self.thresholds = [math.log2((a + b) / 2) if rounding == "linear" else (math.log2(a) + math.log2(b)) / 2 for a, b in pairs]
+        self.thresholds = [
+            math.log2((a + b) / 2) if rounding == "linear" else (math.log2(a) + math.log2(b)) / 2 for a, b in pairs
+        ]
 
     def choose(self, log2_ratio: float | None, scale: float) -> Size:
         """See `RatioPolicy.choose`."""
         if log2_ratio is None or not math.isfinite(log2_ratio + scale):
-            raise RatioError(f"the selector needs a finite prediction and scale, got {log2_ratio} and {scale}; a scale between -4 and 4 is usual")
+            raise RatioError(
+                f"the selector needs a finite prediction and scale, got {log2_ratio} and {scale}; a scale between -4 and 4 is usual"
+            )
         return Ratio(self.candidates[bisect.bisect_left(self.thresholds, log2_ratio + scale)])

@@ -251,7 +251,7 @@ def semidynamic_paper() -> Recipe:
 
 
 def reader() -> Recipe:
-    """The bound: the same decoder and data, reading the first tokens of the text verbatim, the whole text at ratio 1."""
+    """The bound: the same decoder and data, reading the first tokens verbatim, the whole text at ratio 1."""
     lora = LoraSettings(rank=16, alpha=32.0, rank_stabilised=False)
     return Recipe(
         recipe="reader",

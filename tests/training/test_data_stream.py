@@ -1,0 +1,233 @@
+"""Batches are a function of the seed and the step; the data is split and cut as the recipe says."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import make_tokenizer
+
+from latentpress.data.rows import ExampleMaker, TokenizedRecord
+from latentpress.decoder.prompt import PromptSettings
+from latentpress.errors import DataError
+from latentpress.training.data_stream import StepStream, TrainingData, read_data, unigram_counts
+from latentpress.training.overrides import make_recipe
+from latentpress.training.recipes import Recipe
+from training.helpers import WORDS, overrides, write_data
+
+
+@pytest.fixture(scope="module")
+def maker() -> ExampleMaker:
+    return ExampleMaker(make_tokenizer(), PromptSettings(), 48)
+
+
+def recipe(**changes: Any) -> Recipe:
+    return make_recipe("semidynamic", overrides(**({"steps": 40} | changes)))
+
+
+def tokenized(length: int, *, asked: bool = True, documents: int = 1, summary: bool = False) -> TokenizedRecord:
+    answers = (((7, 8), (9, 2)),) if asked else ()
+    texts = tuple(tuple(range(5, 5 + length)) for _ in range(documents))
+    return TokenizedRecord(
+        documents=texts, answers=answers, summary=((7,), (9, 2)) if summary else None, log2_ratio=2.0, language=None
+    )
+
+
+def records(count: int = 30) -> list[TokenizedRecord]:
+    draw = random.Random(1)
+    return [tokenized(draw.randint(5, 40), asked=i % 3 > 0, documents=1 + (i % 7 == 0)) for i in range(count)]
+
+
+def test_a_step_is_a_function_of_the_seed_and_its_number(maker: ExampleMaker) -> None:
+    forward = [StepStream(records(), maker, recipe())[i] for i in range(40)]
+    stream = StepStream(records(), maker, recipe())
+    order = random.Random(0).sample(range(40), 40)
+    assert {i: stream[i] for i in order} == dict(enumerate(forward))
+    assert forward != [StepStream(records(), maker, recipe(seed=1))[i] for i in range(40)]
+
+
+def test_a_stream_has_as_many_steps_as_the_recipe(maker: ExampleMaker) -> None:
+    stream = StepStream(records(), maker, recipe())
+    assert len(stream) == 40
+    for index in (-1, 40):
+        with pytest.raises(IndexError):
+            stream[index]
+
+
+@settings(max_examples=30)
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 96), st.booleans(), st.integers(1, 2), st.booleans()), min_size=1),
+    seed=st.integers(0, 5),
+    questions=st.sampled_from([0, 2]),
+)
+def test_every_record_comes_exactly_once_an_epoch_and_every_row_has_a_target(
+    maker: ExampleMaker, lengths: list[tuple[int, bool, int, bool]], seed: int, questions: int
+) -> None:
+    settings = recipe(seed=seed, questions=questions, multi_document=0.5, quotes=0, quote_schedule="")
+    kinds = [tokenized(n, asked=asked, documents=k, summary=summary) for n, asked, k, summary in lengths]
+    usable = [
+        one
+        for one in kinds
+        if one.tokens <= 96 and (one.quotable or one.summary is not None or (one.answers and questions))
+    ]
+    if not usable:
+        return
+    stream = StepStream(usable, maker, settings)
+    for epoch in range(2):
+        plan = stream.epoch(epoch)
+        assert sorted(i for step in plan for row in step for i in row) == list(range(len(usable)))
+        for row in (row for step in plan for row in step):
+            assert sum(usable[i].tokens for i in row) <= settings.max_context_tokens
+            assert len(row) <= 4
+            assert len(row) == 1 or all(len(usable[i].documents) == 1 for i in row)
+    for index in range(min(40, len(stream.epoch(0)))):
+        assert all(example.branches for example in stream[index].examples)
+
+
+def test_epochs_follow_each_other_in_orders_of_their_own(maker: ExampleMaker) -> None:
+    stream = StepStream(records(), maker, recipe())
+    first, second = stream.epoch(0), stream.epoch(1)
+    assert first != second
+    assert [stream.rows(i) for i in range(len(first) + len(second))] == [*first, *second]
+
+
+def test_a_step_takes_rows_until_it_has_its_tokens(maker: ExampleMaker) -> None:
+    stream = StepStream(records(), maker, recipe())
+    for step in (stream[i] for i in range(len(stream.epoch(0)) - 1)):
+        assert step.tokens >= 100
+        assert step.tokens - step.examples[-1].tokens < 100
+
+
+def test_rows_of_two_to_four_documents_are_made_by_their_share(maker: ExampleMaker) -> None:
+    short = [tokenized(6) for _ in range(300)]
+
+    def documents(share: float) -> Counter[int]:
+        stream = StepStream(short, maker, recipe(multi_document=share))
+        return Counter(len(row) for step in stream.epoch(0) for row in step)
+
+    assert set(documents(0)) == {1}
+    assert set(documents(1)) - {1} == {2, 3, 4}
+    mixed = documents(0.5)
+    assert 0.35 < mixed[1] / mixed.total() < 0.65
+
+
+def test_one_candidate_ratio_a_step_by_the_weights_of_its_phase(maker: ExampleMaker) -> None:
+    phases = recipe(steps=400, ratio_schedule="0:1/0/0,0.5:0/3/1")
+    stream = StepStream(records(4), maker, phases)
+    ratios = [stream[i].ratio for i in range(400)]
+    assert set(ratios[:200]) == {2}
+    late = Counter(ratios[200:])
+    assert set(late) == {4, 8}
+    assert 0.6 < late[4] / 200 < 0.9
+    alike = Counter(StepStream(records(4), maker, recipe(steps=300, ratio_schedule=""))[i].ratio for i in range(300))
+    assert min(alike[ratio] for ratio in (2, 4, 8)) > 60
+
+
+def test_quotes_follow_their_schedule(maker: ExampleMaker) -> None:
+    texts = [tokenized(30) for _ in range(8)]
+    stream = StepStream(texts, maker, recipe(quote_schedule="0:3,0.25:1,0.5:0", multi_document=0))
+    counts = [{sum(b.kind == "quote" for b in e.branches) for e in stream[i].examples} for i in range(40)]
+    assert counts == [{3}] * 10 + [{1}] * 10 + [{0}] * 20
+    assert {recipe(quotes=4, quote_schedule="").quotes_at(i) for i in range(40)} == {4}
+
+
+def test_texts_without_questions_are_quoted_even_where_the_schedule_says_none(maker: ExampleMaker) -> None:
+    stream = StepStream([tokenized(30, asked=False)], maker, recipe(quote_schedule="", quotes=0))
+    assert [branch.kind for branch in stream[0].examples[0].branches] == ["quote"]
+
+
+def test_a_step_counts_what_its_losses_are_divided_by(maker: ExampleMaker) -> None:
+    unlabelled = replace(tokenized(10), log2_ratio=None)
+    step = StepStream([tokenized(20), unlabelled, tokenized(60)], maker, recipe(multi_document=0, tokens_per_step=90))[
+        0
+    ]
+    assert step.tokens == 90
+    assert step.labels == sum(branch.labels for example in step.examples for branch in example.branches)
+    assert step.labelled == 1  # the one of 60 tokens lies in two windows
+    assert step.questions == 3
+
+
+def read(path: Path, maker: ExampleMaker, dev: Path | None = None, **changes: Any) -> TrainingData:
+    return read_data([str(path)], None if dev is None else str(dev), recipe(**changes), maker)
+
+
+def test_a_tenth_is_held_back_and_no_context_lies_on_both_sides(tmp_path: Path, maker: ExampleMaker) -> None:
+    path = write_data(tmp_path / "a.jsonl", 40)
+    path.write_text(path.read_text() * 2)  # every context twice
+    data = read(path, maker)
+    assert len(data.dev) == len(data.dev_sources) == 8
+    assert len(data.train) == 72
+    assert not {record.documents for record in data.train} & {record.documents for record in data.dev}
+    assert len(read(path, maker, dev_records=1).dev) == 2
+    assert read(path, maker, dev_records=0).dev == ()
+
+
+def test_a_dev_set_of_its_own_leaves_the_data_whole(tmp_path: Path, maker: ExampleMaker) -> None:
+    path, dev = write_data(tmp_path / "a.jsonl", 20), write_data(tmp_path / "b.jsonl", 6, seed=9)
+    data = read(path, maker, dev)
+    assert len(data.train) == 20
+    assert [record.contexts for record in data.dev_sources] == [
+        (json.loads(line)["context"],) for line in dev.read_text().splitlines()
+    ]
+
+
+def test_the_digest_changes_with_any_record_of_either_set(tmp_path: Path, maker: ExampleMaker) -> None:
+    path, dev = write_data(tmp_path / "a.jsonl"), write_data(tmp_path / "b.jsonl", 6)
+    digests = {read(path, maker).digest, read(path, maker, dev).digest}
+    changed = tmp_path / "c.jsonl"
+    changed.write_text(path.read_text().replace("word 1?", "word I?", 1))
+    digests |= {read(changed, maker).digest, read(changed, maker, dev).digest}
+    digests.add(read(path, maker, write_data(tmp_path / "d.jsonl", 7)).digest)
+    assert len(digests) == 5
+    assert read(path, maker).digest == read(path, maker).digest
+
+
+def test_long_plain_texts_become_passages_without_the_label_of_the_whole(tmp_path: Path, maker: ExampleMaker) -> None:
+    text = " ".join(random.Random(0).choices(WORDS, k=100))
+    path = tmp_path / "plain.jsonl"
+    path.write_text(json.dumps({"text": text, "short_summary": "the fox"}) + "\n")
+    data = read(path, maker)
+    assert len(data.train) > 2
+    assert max(record.tokens for record in data.train) <= 96
+    assert sum((record.documents[0] for record in data.train), ()) == tuple(
+        maker.tokenizer(text, add_special_tokens=False)["input_ids"]
+    )
+    assert {record.log2_ratio for record in data.train} == {None}
+    assert data.left_out == 0
+
+
+def test_long_records_with_questions_and_excluded_sources_are_left_out(tmp_path: Path, maker: ExampleMaker) -> None:
+    long, short = " ".join(WORDS * 8), " ".join(WORDS[:6])
+    rows: list[dict[str, Any]] = [
+        {"context": long, "qas": [{"question": "who?", "answers": ["fox"]}]},
+        {"contexts": [long, short]},
+        {"context": short, "source": "zh_news"},
+        {"context": short, "source": "news"},
+    ]
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = read(path, maker, exclude_sources="zh_,subjqa")
+    assert len(data.train) == 1
+    assert data.left_out == 2
+
+
+def test_data_without_anything_to_train_on_is_refused_with_the_remedy(tmp_path: Path, maker: ExampleMaker) -> None:
+    path = tmp_path / "short.jsonl"
+    path.write_text(json.dumps({"context": "a"}) + "\n")
+    with pytest.raises(DataError, match=r"short.jsonl: none of 1 records .* raise max_context_tokens=96"):
+        read(path, maker)
+
+
+def test_unigram_counts_are_those_of_a_loop() -> None:
+    texts = records(5)
+    counts = Counter(token for record in texts for document in record.documents for token in document)
+    expected = torch.tensor([counts[i] for i in range(60)])
+    assert torch.equal(unigram_counts(texts, 60), expected)

@@ -1,0 +1,197 @@
+"""Recipes say everything that a training depends on; overrides change it, and mistakes are named."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+import latentpress.training
+from latentpress.checkpoints.config import BaseReference, PressConfig
+from latentpress.decoder.prompt import PromptSettings
+from latentpress.errors import InputError
+from latentpress.lora import LoraSettings
+from latentpress.training.overrides import make_recipe, overridden
+from latentpress.training.recipes import RECIPES, Recipe
+from latentpress.training.schedules import QuotePhase, RatioPhase
+
+FOLDER = Path(latentpress.training.__file__).parent
+
+
+def read_settings() -> set[str]:
+    """Names of settings that some code reads: attributes of a `recipe`, or of `self` in Recipe, but to check them."""
+    read: set[str] = set()
+    for path in FOLDER.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name == "Recipe":
+                methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+                used = [part for method in methods if method.name not in CHECKS for part in ast.walk(method)]
+                read |= {part.attr for part in used if isinstance(part, ast.Attribute) and named(part.value, "self")}
+            if isinstance(node, ast.Attribute) and named(node.value, "recipe"):
+                read.add(node.attr)
+    return read
+
+
+CHECKS = {"__post_init__", "_check_numbers"}
+
+
+def named(node: ast.expr, name: str) -> bool:
+    return (isinstance(node, ast.Name) and node.id == name) or (isinstance(node, ast.Attribute) and node.attr == name)
+
+
+def test_no_setting_goes_unread() -> None:
+    unread = {field.name for field in dataclasses.fields(Recipe)} - read_settings()
+    assert unread == set()
+
+
+def test_every_setting_of_a_press_comes_from_the_recipe() -> None:
+    base = BaseReference(id="b", fingerprint="f", width=8)
+    recipe = make_recipe(
+        "semidynamic",
+        [
+            *("press=p", "encoder_layers=3", "encoder_lora.rank=5", "decoder_lora.alpha=7", "compressor=c", "policy=q"),
+            *("candidates=3,5", "ratio_schedule=", "rounding=log", "converter_width=9", "residual=mean"),
+            *("window_tokens=11", "prompt.system=s", "prompt.between= and "),
+        ],
+    )
+    config, plain = recipe.press_config(base, {"a": 1}), PressConfig(name="p", base=base)
+    assert config.base is base
+    assert config.trained == {"a": 1}
+    for field in dataclasses.fields(PressConfig):
+        if field.name in ("name", "base", "encoder_base", "trained"):
+            continue
+        given = getattr(recipe, field.name)
+        assert getattr(config, field.name) == given
+        assert given != getattr(plain, field.name), f"{field.name} is not changed by this test"
+
+
+def test_the_shipped_press_has_the_settings_that_were_measured() -> None:
+    recipe = make_recipe("semidynamic")
+    assert recipe.press == "semidynamic-smollm2-135m"
+    assert recipe.candidates == (2, 4, 8, 16, 32)
+    assert (recipe.steps, recipe.tokens_per_step, recipe.max_context_tokens) == (1150, 600, 512)
+    assert (recipe.learning_rate, recipe.other_learning_rate) == (5e-4, 5e-4)
+    assert recipe.residual_sharpness == 1.0
+    assert recipe.quote_schedule == (QuotePhase(start=0, quotes=2), QuotePhase(start=0.5, quotes=1))
+    assert recipe.ratio_schedule == (
+        RatioPhase(start=0, weights=(3, 5, 2, 0, 0)),
+        RatioPhase(start=0.15, weights=(12, 30, 28, 20, 10)),
+    )
+    assert (recipe.log_every, recipe.save_every, recipe.eval_every) == (10, 50, 115)
+    assert (recipe.dev_records, recipe.dev_rows, recipe.dev_ratios, recipe.f1_questions) == (100, 16, (4, 16), 32)
+
+
+def test_the_reader_reads_the_first_tokens_with_the_settings_that_were_measured() -> None:
+    recipe = make_recipe("reader")
+    assert (recipe.compressor, recipe.policy, recipe.residual) == ("first-tokens", "fixed", "none")
+    assert (recipe.steps, recipe.tokens_per_step, recipe.max_context_tokens) == (600, 1000, 512)
+    assert (recipe.learning_rate, recipe.other_learning_rate) == (5e-4, 5e-4)
+    assert (recipe.multi_document, recipe.dev_ratios, recipe.dev_rows) == (0.0, (1, 4), 24)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_named_as_it_is_asked_for_and_makes_a_press(name: str) -> None:
+    recipe = make_recipe(name)
+    assert recipe.recipe == name
+    assert recipe.press_config(BaseReference(id="b", fingerprint="f", width=8), {}).name == recipe.press
+
+
+def test_overrides_are_read_as_the_type_of_their_setting() -> None:
+    recipe = make_recipe(
+        "semidynamic",
+        [
+            *("steps=2_000", "learning_rate=2e-4", "encoder_layers=None", "candidates=4, 8", "ratio_schedule=0:1/3"),
+            *("exclude_sources=zh_,subjqa", "encoder_lora.rank_stabilised=TRUE", "encoder_lora.rank=4"),
+            *("quote_schedule=", "prompt.question= Q: {question}", "schedule = constant"),
+        ],
+    )
+    assert (recipe.steps, recipe.learning_rate, recipe.encoder_layers) == (2000, 2e-4, None)
+    assert (recipe.candidates, recipe.ratio_schedule) == ((4, 8), (RatioPhase(start=0, weights=(1, 3)),))
+    assert (recipe.exclude_sources, recipe.quote_schedule) == (("zh_", "subjqa"), ())
+    assert recipe.encoder_lora == LoraSettings(rank=4, alpha=32.0, rank_stabilised=True)
+    assert recipe.prompt == PromptSettings(question=" Q: {question}")  # its white space is part of a prompt
+    assert recipe.schedule == "constant"
+    assert overridden(["steps=1", "prompt.question=x=y", " candidates = 2"]) == {"steps", "prompt", "candidates"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stepz=1", "recipe 'semidynamic' has no setting 'stepz'; choose one of press, seed,"),
+        ("recipe=x", "no setting 'recipe'"),
+        ("steps", "'steps' is not name=value"),
+        ("steps=many", "steps='many' cannot be read; expected a whole number"),
+        ("steps=1.5", "expected a whole number"),
+        ("learning_rate=fast", "expected a number"),
+        ("learning_rate=nan", "learning_rate=nan must be 0 or more"),
+        ("learning_rate=-1", "learning_rate=-1 must be 0 or more"),
+        ("steps=0", "steps=0 must be 1 or more"),
+        ("save_every=0", "save_every=0 must be 1 or more"),
+        ("quote_tokens=4", "quote_tokens=4 must be 5 or more"),
+        ("max_context_tokens=4", "max_context_tokens=4 must be 5 or more"),
+        ("clip=inf", "clip=inf must be 0 or more"),
+        ("seed=-1", "seed=-1 must be between 0 and 4294967295"),
+        ("beta2=1", "beta2=1 must be between 0 and 0.999999"),
+        ("multi_document=1.5", "multi_document=1.5 must be between 0 and 1"),
+        ("residual_sharpness=inf", "residual_sharpness=inf must be a number"),
+        ("dtype=float16", "dtype='float16' is unknown; choose one of bfloat16, float32"),
+        ("schedule=cosine", "choose one of linear, constant"),
+        ("rounding=up", "choose one of linear, log"),
+        ("encoder_lora=8", "encoder_lora has the settings encoder_lora.rank, "),
+        ("encoder_lora.size=8", "set one of them, not 'encoder_lora.size'"),
+        ("encoder_lora.rank_stabilised=maybe", "expected true or false"),
+        ("steps.inner=8", "steps has no inner settings; write steps=value"),
+        ("prompt.question=Question?", r"no place for the question; write \{question\}"),
+        ("candidates=2,x", "expected a whole number"),
+        ("candidates=2,4", r"gives the weights 3/5/2/0/0; give one a candidate \(2, 4\)"),
+        ("ratio_schedule=0:1/1", "gives the weights 1/1; give one a candidate"),
+        ("ratio_schedule=0:0/0/0/0/0", "not all 0"),
+        ("ratio_schedule=0:1/1/1/1/-1", "none below 0"),
+        ("ratio_schedule=0:1/1/1/1/nan", "gives the weights 1/1/1/1/nan"),
+        ("ratio_schedule=1/1/1/1/1", "expected phases such as 0:1/1/1/0/0"),
+        ("ratio_schedule=0.5:1/1/1/1/1", "phases that start at 0.5; the first starts at 0"),
+        ("ratio_schedule=0:1/1/1/1/1,0.5:1/1/1/1/1,0.2:1/1/1/1/1", "ascending order below 1"),
+        ("quote_schedule=0:1,1:2", "quote_schedule has phases that start at 0, 1"),
+        ("quote_schedule=0:1,nan:2", "phases that start at 0, nan"),
+        ("quote_schedule=0:1,0:2", "phases that start at 0, 0"),
+        ("quote_schedule=0:-1", "fewer than 0 quotes"),
+        ("quote_schedule=0:many", "expected phases such as 0:3,0.5:1"),
+    ],
+)
+def test_mistakes_are_named_with_what_is_valid(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_recipe("semidynamic", [override])
+
+
+def test_an_unknown_recipe_is_named_with_the_known_ones() -> None:
+    with pytest.raises(
+        InputError, match="recipe 'fast' is unknown; choose one of semidynamic, semidynamic-paper, reader"
+    ):
+        make_recipe("fast")
+
+
+def test_identity_holds_every_setting_but_those_that_change_no_weight() -> None:
+    recipe = make_recipe("semidynamic")
+    free = {"log_every", "eval_every", "save_every", "dev_rows", "dev_ratios", "f1_questions", "f1_ratio"}
+    assert set(recipe.identity()) == {field.name for field in dataclasses.fields(Recipe)} - free
+    for name in free:
+        value = (2, 8) if name == "dev_ratios" else 3
+        assert dataclasses.replace(recipe, **{name: value}).identity() == recipe.identity()
+    assert dataclasses.replace(recipe, prompt=PromptSettings(context="C: ")).identity() != recipe.identity()
+
+
+def test_learning_rate_rises_then_falls_to_a_tenth_by_steps() -> None:
+    recipe = make_recipe("semidynamic", ["steps=1000", "warmup_steps=100"])
+    factors = [recipe.learning_rate_factor(step) for step in range(1000)]
+    peak = factors.index(max(factors))
+    assert factors[0] == pytest.approx(1 / 101)
+    assert 95 <= peak <= 101
+    assert factors[: peak + 1] == sorted(factors[: peak + 1])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert factors[-1] == pytest.approx(0.1, abs=1e-3)
+    constant = make_recipe("semidynamic", ["steps=1000", "warmup_steps=0", "schedule=constant"])
+    assert {constant.learning_rate_factor(step) for step in range(1000)} == {1.0}
+    assert math.isclose(make_recipe("semidynamic", ["warmup_steps=0"]).learning_rate_factor(0), 1.0)
