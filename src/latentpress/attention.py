@@ -28,7 +28,8 @@ from latentpress.errors import InputError
 PACKED = "latentpress_packed"
 Visibility = Literal["bidirectional", "causal"]
 Backend = Literal["auto", "eager", "sdpa"]
-# Above this many tokens the score matrix of one sequence outgrows the caches and flash kernels win, measured on two CPU architectures.
+# Above this many tokens the score matrix of one sequence outgrows the caches and flash kernels win, measured on two CPU
+# architectures.
 _EAGER_TOKENS = 640
 
 
@@ -93,9 +94,8 @@ class KeyValueCache:
         """Returns one cache that continues from the sequences of several, in order, and leaves them as they are."""
         new = KeyValueCache(sum(cache.sequences for cache in caches))
         for layer in dict.fromkeys(layer for cache in caches for layer in cache._layers):
-            rows = (
-                cache._layers.get(layer, [None] * cache.sequences) for cache in caches
-            )  # a cache may still be empty
+            # A cache may still be empty.
+            rows = (cache._layers.get(layer, [None] * cache.sequences) for cache in caches)
             new._layers[layer] = [stored.borrowed() if stored else None for row in rows for stored in row]
         return new
 
@@ -134,7 +134,7 @@ class Layout:
     positions: Tensor
     """Position id of every token of the row, `[N]` int64."""
     visibility: Visibility | tuple[Tensor, ...]
-    """`bidirectional`, `causal`, or one boolean mask `[T, T]` a sequence, True where a query (row) sees a key (column)."""
+    """`bidirectional`, `causal`, or a boolean mask `[T, T]` a sequence, True where query (row) sees key (column)."""
     cache: KeyValueCache | None = None
     """Keys and values that came before; extended by the pass."""
     backend: Backend = "auto"
@@ -265,7 +265,7 @@ def packed_attention(
     layout: Layout | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **kwargs: Any,
+    **_unused: Any,
 ) -> tuple[Tensor, None]:
     """Attention of a packed row, in the signature of transformers' attention interface.
 
@@ -289,7 +289,8 @@ def packed_attention(
     """
     if layout is None or attention_mask is not None or dropout:
         raise InputError(
-            "packed attention needs a Layout, no attention_mask and no attention dropout; call it through latentpress.backbone.Backbone"
+            "packed attention needs a Layout, no attention_mask and no attention dropout; "
+            "call it through latentpress.backbone.Backbone"
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q, k, v = query[0], key[0], value[0]
@@ -300,7 +301,7 @@ def packed_attention(
     queries = layout.positions.split(layout.lengths)
     if eager and layout.cache is None and softcap is None:
         masks = [layout.additive(i, at, at, sliding_window, q.dtype) for i, at in enumerate(queries)]
-        out = _EagerAttention.apply(q, k, v, layout.lengths, masks, scale)
+        out: Tensor = _EagerAttention.apply(q, k, v, layout.lengths, masks, scale)  # type: ignore[no-untyped-call]
         return out.transpose(0, 1)[None].contiguous(), None
     parts = []
     for i, (a, b, c) in enumerate(
@@ -308,7 +309,7 @@ def packed_attention(
     ):
         at = queries[i]
         if layout.cache is not None:
-            b, c, at = layout.cache.extend(int(module.layer_idx), i, b, c, at)
+            b, c, at = layout.cache.extend(int(module.layer_idx), i, b, c, at)  # type: ignore[arg-type]
         mask = layout.additive(i, at, queries[i], sliding_window, a.dtype)
         parts.append(_one_sequence(a, b, c, mask, scale, softcap, eager))
     return torch.cat(parts, 1).transpose(0, 1)[None].contiguous(), None

@@ -40,7 +40,8 @@ class _RmsNorm(torch.autograd.Function):
         inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
         normed = x * inverse
         ctx.save_for_backward(normed, weight, inverse)
-        return normed * weight
+        scaled: Tensor = normed * weight
+        return scaled
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -60,7 +61,7 @@ class FusedRmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` -> `[..., D]`."""
-        result: Tensor = _RmsNorm.apply(x, self.weight, self.variance_epsilon)
+        result: Tensor = _RmsNorm.apply(x, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -141,7 +142,7 @@ class Backbone(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """Final states `[N, D]` -> float32 logits `[N, V]`."""
-        logits: Tensor = self._head(states).float()
+        logits: Tensor = self._head(states).float()  # type: ignore[operator]
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
@@ -219,18 +220,16 @@ def _packs(model: PreTrainedModel) -> bool:
         backbone = Backbone(model)
         ids = torch.arange(5, device=backbone.device)
         packed = backbone.logits(backbone(backbone.embed(ids), Layout.of((2, 3), "causal", device=ids.device)))
-        alone = torch.cat(
-            [model(input_ids=part[None], use_cache=False).logits[0] for part in ids.split((2, 3))]
-        ).float()
+        own = [model(input_ids=part[None], use_cache=False).logits[0] for part in ids.split((2, 3))]
+        alone = torch.cat(own).float()
     except (AttributeError, TypeError, ValueError, RuntimeError):
         return False
-    return bool(
-        (packed - alone).norm() <= 0.1 * alone.norm()
-    )  # bfloat16 rounds differently, mixing differs by far more
+    # bfloat16 rounds differently; what mixes sequences differs by far more.
+    return bool((packed - alone).norm() <= 0.1 * alone.norm())
 
 
 def fingerprint(folder: Path) -> str:
-    """Identity of a base model: names, shapes, and a strided sample of the values of all its weights, and its architecture's sizes.
+    """Identity of a base model: its sizes, and names, element counts and a sample of the values of all its weights.
 
     Does not depend on the library's version, the file layout or the type on disk beyond bfloat16 rounding.
 
@@ -257,12 +256,13 @@ def fingerprint(folder: Path) -> str:
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt") as opened:
-                weights |= {name: (file, name) for name in opened.keys()}
+                weights |= {name: (file, name) for name in opened.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise BaseModelError(f"{file} of the base model cannot be read ({error}); fetch it again") from error
     if not weights:
         raise BaseModelError(
-            f"no *.safetensors in {folder}: a base model's weights are read from safetensors only; convert them with save_pretrained"
+            f"no *.safetensors in {folder}: a base model's weights are read from safetensors only; "
+            "convert them with save_pretrained"
         )
     for name in sorted(weights):
         with safe_open(weights[name][0], framework="pt") as opened:

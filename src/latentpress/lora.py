@@ -92,8 +92,10 @@ class LoraLinear(nn.Module):
         a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
         if self.training and self.settings.dropout:
             low = F.linear(F.linear(F.dropout(x, self.settings.dropout), a), b)
-            return self.base(x) + self.settings.scale * low
-        result: Tensor = _FusedLora.apply(x, self.base.weight, self.base.bias, a, b, self.settings.scale)
+            noisy: Tensor = self.base(x) + self.settings.scale * low
+            return noisy
+        tensors = (x, self.base.weight, self.base.bias, a, b, self.settings.scale)
+        result: Tensor = _FusedLora.apply(*tensors)  # type: ignore[no-untyped-call]
         return result
 
 

@@ -95,7 +95,8 @@ class PressModel(nn.Module):
         super().__init__()
         if (config.encoder_base is None) != (encoder_base is None):
             raise PressError(
-                f"press {config.name!r} needs {'another' if config.encoder_base else 'no other'} base model for its encoder; pass encoder_base= accordingly"
+                f"press {config.name!r} needs {'another' if config.encoder_base else 'no other'} base model for "
+                "its encoder; pass encoder_base= accordingly"
             )
         source = encoder_base or base
         self.config = config
@@ -109,14 +110,16 @@ class PressModel(nn.Module):
             self.converter = Converter(source.width, config.converter_width, base.width, zero=config.residual != "none")
         elif encoder_base is not None or config.residual != "none" or self.policy.predicts:
             raise PressError(
-                f"compressor {config.compressor!r} has no encoder; set residual='none', policy='fixed' and no encoder_base"
+                f"compressor {config.compressor!r} has no encoder; "
+                "set residual='none', policy='fixed' and no encoder_base"
             )
         self.head = RatioHead(source.width) if self.policy.predicts else None
         self.residual: EmbeddingResidual | None = None
         if config.residual != "none":
             if encoder_base is not None:
                 raise PressError(
-                    f"residual={config.residual!r} needs encoder and decoder to share a tokenizer; set residual='none' for an encoder of another base"
+                    f"residual={config.residual!r} needs encoder and decoder to share a tokenizer; "
+                    "set residual='none' for an encoder of another base"
                 )
             self.residual = EmbeddingResidual(config.residual, base.model.config.vocab_size, source.width)
         eos = source.tokenizer.eos_token_id
@@ -168,7 +171,7 @@ class PressModel(nn.Module):
 
     def own_state(self) -> dict[str, Tensor]:
         """Weights outside base and adapters, by name."""
-        kept = {}
+        kept: dict[str, Tensor] = {}
         for part in ("compressor", "converter", "head", "residual"):
             module = getattr(self, part)
             if module is not None:

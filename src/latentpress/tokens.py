@@ -37,7 +37,8 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> TokenizedText:
         )
     if "\x00" in text:
         raise InputError(
-            f"the text holds a NUL character at position {text.index(chr(0))}: it looks binary; convert the document to plain text first"
+            f"the text holds a NUL character at position {text.index(chr(0))}: it looks binary; "
+            "convert the document to plain text first"
         )
     ids: list[int] = []
     offsets: list[tuple[int, int]] = []

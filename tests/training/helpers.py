@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-WORDS = [
+WORDS = (
     "the",
     "quick",
     "brown",
@@ -24,12 +24,8 @@ WORDS = [
     "signed",
     "in",
     "Paris",
-    "on",
-    "first",
-    "day",
-    "of",
     "May",
-]
+)
 # Small, in float32, with everything that a real training has: dropout, rows of many documents, schedules, evaluation.
 SETTINGS = {
     "dtype": "float32",

@@ -47,11 +47,14 @@ def records(count: int = 30) -> list[TokenizedRecord]:
 
 
 def test_a_step_is_a_function_of_the_seed_and_its_number(maker: ExampleMaker) -> None:
-    forward = [StepStream(records(), maker, recipe())[i] for i in range(40)]
-    stream = StepStream(records(), maker, recipe())
+    forward = StepStream(records(), maker, recipe())
+    steps = {i: forward[i] for i in range(40)}
+    backward = StepStream(records(), maker, recipe())
     order = random.Random(0).sample(range(40), 40)
-    assert {i: stream[i] for i in order} == dict(enumerate(forward))
-    assert forward != [StepStream(records(), maker, recipe(seed=1))[i] for i in range(40)]
+    assert {i: backward[i] for i in order} == steps
+    assert StepStream(records(), maker, recipe())[33] == steps[33]
+    other = StepStream(records(), maker, recipe(seed=1))
+    assert all(other[i] != steps[i] for i in range(40))
 
 
 def test_a_stream_has_as_many_steps_as_the_recipe(maker: ExampleMaker) -> None:
@@ -127,8 +130,9 @@ def test_one_candidate_ratio_a_step_by_the_weights_of_its_phase(maker: ExampleMa
     late = Counter(ratios[200:])
     assert set(late) == {4, 8}
     assert 0.6 < late[4] / 200 < 0.9
-    alike = Counter(StepStream(records(4), maker, recipe(steps=300, ratio_schedule=""))[i].ratio for i in range(300))
-    assert min(alike[ratio] for ratio in (2, 4, 8)) > 60
+    alike = StepStream(records(4), maker, recipe(steps=300, ratio_schedule=""))
+    drawn = Counter(alike[i].ratio for i in range(300))
+    assert min(drawn[ratio] for ratio in (2, 4, 8)) > 60
 
 
 def test_quotes_follow_their_schedule(maker: ExampleMaker) -> None:
@@ -146,9 +150,8 @@ def test_texts_without_questions_are_quoted_even_where_the_schedule_says_none(ma
 
 def test_a_step_counts_what_its_losses_are_divided_by(maker: ExampleMaker) -> None:
     unlabelled = replace(tokenized(10), log2_ratio=None)
-    step = StepStream([tokenized(20), unlabelled, tokenized(60)], maker, recipe(multi_document=0, tokens_per_step=90))[
-        0
-    ]
+    texts = [tokenized(20), unlabelled, tokenized(60)]
+    step = StepStream(texts, maker, recipe(multi_document=0, tokens_per_step=90))[0]
     assert step.tokens == 90
     assert step.labels == sum(branch.labels for example in step.examples for branch in example.branches)
     assert step.labelled == 1  # the one of 60 tokens lies in two windows
@@ -191,7 +194,7 @@ def test_the_digest_changes_with_any_record_of_either_set(tmp_path: Path, maker:
 
 
 def test_long_plain_texts_become_passages_without_the_label_of_the_whole(tmp_path: Path, maker: ExampleMaker) -> None:
-    text = " ".join(random.Random(0).choices(WORDS, k=100))
+    text = " ".join(random.Random(0).choices(WORDS, k=150))
     path = tmp_path / "plain.jsonl"
     path.write_text(json.dumps({"text": text, "short_summary": "the fox"}) + "\n")
     data = read(path, maker)

@@ -22,9 +22,13 @@ def test_a_loss_that_stays_above_its_best_diverges() -> None:
     guard = LossGuard(lambda: "do this")
     for step in range(DIVERGED_STEPS):
         guard.check_divergence(2.0, step)
-    with pytest.raises(TrainingError, match=r"diverges: .* it was 2\.00 at its best; do this"):
+
+    def climb() -> None:
         for step in range(4 * DIVERGED_STEPS):
             guard.check_divergence(2.0 + 2 * DIVERGED_NATS, step)
+
+    with pytest.raises(TrainingError, match=r"diverges: .* it was 2\.00 at its best; do this"):
+        climb()
 
 
 def test_a_loss_that_comes_back_does_not_diverge() -> None:

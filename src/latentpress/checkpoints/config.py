@@ -94,7 +94,8 @@ class PressConfig:
         version = data.get("schema_version")
         if version != SCHEMA_VERSION:
             raise PressError(
-                f"{where} has schema_version {version!r}, this library reads {SCHEMA_VERSION}; install the latentpress that wrote it, or train again"
+                f"{where} has schema_version {version!r}, this library reads {SCHEMA_VERSION}; "
+                "install the latentpress that wrote it, or train again"
             )
         return read_dataclass(PressConfig, {k: v for k, v in data.items() if k != "schema_version"}, where)
 

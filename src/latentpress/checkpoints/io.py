@@ -70,7 +70,8 @@ def write_press(
         _swap(building, folder)
     except (OSError, SafetensorError) as error:
         raise PressError(
-            f"the press cannot be written to {folder} ({error}), and what was there is unchanged; free space, or give another folder"
+            f"the press cannot be written to {folder} ({error}), and what was there is unchanged; "
+            "free space, or give another folder"
         ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -151,7 +152,8 @@ def read_press(folder: Path) -> tuple[PressConfig, dict[str, Tensor], dict[str, 
             raise PressError(f"press {folder} lacks {name}; the folder is incomplete, copy or train it again")
         if (found := sha256(path)) != digest:
             raise PressError(
-                f"press {folder}: {name} has SHA-256 {found[:12]}..., config.json says {digest[:12]}...; the file is truncated or was changed, copy it again"
+                f"press {folder}: {name} has SHA-256 {found[:12]}..., config.json says {digest[:12]}...; "
+                "the file is truncated or was changed, copy it again"
             )
     modules = _load(folder / MODULES)
     adapters = {
@@ -173,7 +175,8 @@ def read_config(folder: Path) -> tuple[PressConfig, dict[str, str], str]:
             else ""
         )
         raise PressError(
-            f"no press at {folder}: {CONFIG} is missing{hint}; give a press folder or a name that `latentpress info` lists"
+            f"no press at {folder}: {CONFIG} is missing{hint}; "
+            "give a press folder or a name that `latentpress info` lists"
         )
     try:
         raw = path.read_bytes()
@@ -185,12 +188,14 @@ def read_config(folder: Path) -> tuple[PressConfig, dict[str, str], str]:
     needed = {MODULES, f"{ADAPTERS['decoder']}/adapter_model.safetensors"}
     if not isinstance(digests, dict) or not needed <= set(digests):
         raise PressError(
-            f"{path}: `files` must give the SHA-256 of {', '.join(sorted(needed))}; the press is incomplete, copy or train it again"
+            f"{path}: `files` must give the SHA-256 of {', '.join(sorted(needed))}; "
+            "the press is incomplete, copy or train it again"
         )
     for name, digest in digests.items():
         if not _inside(name) or not isinstance(digest, str):
             raise PressError(
-                f"{path}: `files` has {name!r}: {digest!r}, not a file of the press and its SHA-256; copy the press again"
+                f"{path}: `files` has {name!r}: {digest!r}, not a file of the press and its SHA-256; "
+                "copy the press again"
             )
     return config, digests, hashlib.sha256(raw).hexdigest()
 

@@ -78,8 +78,8 @@ class Compressor(nn.Module, ABC):
     visibility: ClassVar[Visibility]
     """Attention of the encoder."""
     reads: ClassVar[Literal["last", "all", "embeddings"]] = "last"
-    """What `extract` takes: the last layer's states, those of all layers (the embedding output included), or the decoder's input
-    embeddings of the text; there is no encoder then, and no converter."""
+    """What `extract` takes: the last layer's states, those of all layers (the embedding output included), or the
+    decoder's input embeddings of the text; there is no encoder then, and no converter."""
     sizes: ClassVar[tuple[type[Size], ...]] = (Ratio, Length)
     """Kinds of size it can make."""
     describe: ClassVar[str]

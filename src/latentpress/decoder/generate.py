@@ -38,7 +38,7 @@ class Sampling:
 
 
 def embed_pieces(backbone: Backbone, pieces: Sequence[Piece], latents: Sequence[Tensor]) -> Tensor:
-    """Input embeddings `[T, D]` of a prompt: tokens looked up, each slot replaced by its document's latents `[M, D]`."""
+    """Input embeddings `[T, D]` of a prompt: tokens looked up, each slot replaced by a document's latents `[M, D]`."""
     rows = []
     for piece in pieces:
         if isinstance(piece, Slot):
@@ -63,7 +63,7 @@ def prefill(backbone: Backbone, prompts: Sequence[Tensor], cache: KeyValueCache)
     lengths = tuple(len(prompt) for prompt in prompts)
     device = prompts[0].device
     positions = torch.cat([torch.arange(n, device=device) + cache.length(i) for i, n in enumerate(lengths)])
-    states = backbone(torch.cat(list(prompts)), Layout(lengths, positions, "causal", cache))
+    states: Tensor = backbone(torch.cat(list(prompts)), Layout(lengths, positions, "causal", cache))
     return states[torch.tensor(lengths, device=device).cumsum(0) - 1]
 
 

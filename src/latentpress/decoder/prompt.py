@@ -108,7 +108,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[tuple[str, Con
 
 
 def _joined(content: Content) -> list[str | Slot]:
-    """Content without empty strings, neighbouring strings joined: tokens are those of the text, however it was given."""
+    """Content without empty strings, neighbouring ones joined: tokens are those of the text, however it was given."""
     parts: list[str | Slot] = []
     for part in content:
         if isinstance(part, str) and parts and isinstance(parts[-1], str):
@@ -124,10 +124,8 @@ def _apply_template(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, str
     try:
         return str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # jinja's own exceptions, which differ by template
-        if len(rows) > 1 and rows[0] == {
-            "role": "system",
-            "content": "",
-        }:  # Gemma's template takes none, not even an empty one
+        empty_system = {"role": "system", "content": ""}  # Gemma's template takes none, not even an empty one
+        if len(rows) > 1 and rows[0] == empty_system:
             return _apply_template(tokenizer, rows[1:])
         raise InputError(
             f"the base model's chat template refuses these messages: {error}; check the roles and their order"
@@ -142,7 +140,7 @@ def _append(pieces: list[Piece], piece: Piece) -> None:
 
 
 def split_at_last_slot(pieces: Sequence[Piece]) -> tuple[list[Piece], list[int]]:
-    """Cuts a prompt behind its last latents: what all questions of a context share, and the token ids of one question."""
+    """Cuts a prompt behind its last latents: what all questions of a context share, and the token ids of one."""
     last = max(i for i, piece in enumerate(pieces) if isinstance(piece, Slot))
     after = [i for piece in pieces[last + 1 :] if isinstance(piece, list) for i in piece]
     return list(pieces[: last + 1]), after

@@ -27,7 +27,8 @@ class RatioPolicy(ABC):
     def __init__(self, candidates: Sequence[int]) -> None:
         if not candidates or list(candidates) != sorted(set(candidates)) or candidates[0] < 1:
             raise RatioError(
-                f"candidates {list(candidates)} must be distinct whole ratios of at least 1 in ascending order, for example [2, 4, 8, 16, 32]"
+                f"candidates {list(candidates)} must be distinct whole ratios of at least 1 in ascending order, "
+                "for example [2, 4, 8, 16, 32]"
             )
         self.candidates = tuple(candidates)
 
@@ -48,6 +49,7 @@ class RatioPolicy(ABC):
         """
         if ratio not in self.candidates:
             raise RatioError(
-                f"ratio {ratio:g} is not one this press was trained for; choose one of {', '.join(map(str, self.candidates))}, or none to let it choose"
+                f"ratio {ratio:g} is not one this press was trained for; "
+                f"choose one of {', '.join(map(str, self.candidates))}, or none to let it choose"
             )
         return Ratio(int(ratio))

@@ -28,6 +28,7 @@ class FixedRatio(RatioPolicy):
         """
         if scale:
             raise RatioError(
-                f"scale={scale:g} shifts a selector's prediction, and this press has a fixed ratio; use ratio= with one of {', '.join(map(str, self.candidates))}"
+                f"scale={scale:g} shifts a selector's prediction, and this press has a fixed ratio; "
+                f"use ratio= with one of {', '.join(map(str, self.candidates))}"
             )
         return self.fixed(self.candidates[0])

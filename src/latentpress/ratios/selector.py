@@ -40,6 +40,7 @@ class DiscreteSelector(RatioPolicy):
         """See `RatioPolicy.choose`."""
         if log2_ratio is None or not math.isfinite(log2_ratio + scale):
             raise RatioError(
-                f"the selector needs a finite prediction and scale, got {log2_ratio} and {scale}; a scale between -4 and 4 is usual"
+                f"the selector needs a finite prediction and scale, got {log2_ratio} and {scale}; "
+                "a scale between -4 and 4 is usual"
             )
         return Ratio(self.candidates[bisect.bisect_left(self.thresholds, log2_ratio + scale)])

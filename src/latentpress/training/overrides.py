@@ -80,6 +80,8 @@ def _parse(name: str, hint: Any, value: str) -> Any:
         if hint is bool:
             return {"true": True, "false": False}[value.lower()]
         return hint(value.replace("_", "") if hint in (int, float) else value)
+    except InputError:  # of a part of it
+        raise
     except (ValueError, KeyError) as error:
         raise InputError(f"{name}={value!r} cannot be read; expected {_EXPECTED[hint]}") from error
 

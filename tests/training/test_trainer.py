@@ -1,0 +1,238 @@
+"""What a step moves, what it never moves, and when a training stops by itself."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import config_for, make_model
+from torch import Tensor
+
+from latentpress.backbone import Base
+from latentpress.compressors import Ratio
+from latentpress.data.records import read_records
+from latentpress.data.rows import ExampleMaker
+from latentpress.errors import TrainingError
+from latentpress.lora import LoraLinear
+from latentpress.model import PressModel
+from latentpress.training import guard, run, trainer
+from latentpress.training.checkpoint import checkpoints, trained
+from latentpress.training.memory import keep_freed_memory
+from latentpress.training.objective import RowLoss, row_loss
+from latentpress.training.optimizer import adamw
+from latentpress.training.overrides import make_recipe
+from latentpress.training.trainer import PressTrainer
+from training.helpers import in_processes, overrides, read_log
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def trainers(monkeypatch: pytest.MonkeyPatch) -> list[PressTrainer]:
+    """The trainers that a test makes."""
+    made: list[PressTrainer] = []
+
+    class Watched(PressTrainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(run, "PressTrainer", Watched)
+    return made
+
+
+def step_of(model: PressModel, base: Base, data: Path) -> None:
+    """One forward and backward pass and one step of the optimiser."""
+    maker = ExampleMaker(base.tokenizer, model.config.prompt, model.config.window_tokens)
+    records = [maker.tokenize(record) for record in read_records(data, limit=4)]
+    examples = [maker.example([r], random.Random(0), questions=2, quotes=1, quote_tokens=10) for r in records]
+    loss = row_loss(model.train(), examples, Ratio(4))
+    (loss.lm + loss.ratio).backward()
+    adamw(model, make_recipe("semidynamic", overrides(learning_rate=1e-2))).step()
+
+
+def test_one_step_moves_both_adapters_and_every_module_and_never_the_base(
+    tiny_model: PressModel, tiny_base: Base, data: Path
+) -> None:
+    before = {name: p.detach().clone() for name, p in tiny_model.named_parameters()}
+    base = {name: p.detach().clone() for name, p in tiny_base.model.named_parameters()}
+    step_of(tiny_model, tiny_base, data)
+    moved = {name for name, p in tiny_model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == set(trained(tiny_model))
+    for part in ("encoder.", "decoder.", "converter.", "head.", "residual."):
+        assert any(name.startswith(part) for name in moved)
+    for role in (tiny_model.encoder, tiny_model.decoder):
+        assert role is not None
+        assert sum(isinstance(layer, LoraLinear) for layer in role.modules()) == 7 * role.depth
+    for name, parameter in tiny_base.model.named_parameters():
+        assert torch.equal(parameter, base[name])
+        assert parameter.grad is None
+
+
+def test_optimiser_holds_states_of_what_is_trained_and_of_nothing_else(train: Train, trainers: list[Any]) -> None:
+    out = train(steps=2, weight_decay=0.1, other_learning_rate=3e-4)
+    press = trainers[0].press
+    state = torch.load(out / "checkpoint-2" / "optimizer.pt", weights_only=True)
+    sizes = [tensor["exp_avg"].numel() for tensor in state["state"].values()]
+    assert sorted(sizes) == sorted(p.numel() for p in trained(press).values())
+    assert all(tensor["exp_avg"].dtype == torch.float32 for tensor in state["state"].values())
+    rates = {(group["initial_lr"], group["weight_decay"]) for group in state["param_groups"]}
+    assert rates == {(5e-4, 0.1), (3e-4, 0.1), (3e-4, 0.0)}
+
+
+def test_vectors_do_not_decay_and_adapters_have_their_own_rate(tiny_model: PressModel) -> None:
+    recipe = make_recipe("semidynamic", overrides(weight_decay=0.1, learning_rate=1e-3, other_learning_rate=2e-3))
+    names = {id(p): name for name, p in trained(tiny_model).items()}
+    for group in adamw(tiny_model, recipe).param_groups:
+        for parameter in group["params"]:
+            assert group["lr"] == (1e-3 if "lora_" in names[id(parameter)] else 2e-3)
+            assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
+
+
+def test_training_leaves_the_base_as_it_was(train: Train, trainers: list[Any], tiny_base_folder: Path) -> None:
+    train(steps=3, learning_rate=1e-2, other_learning_rate=1e-2)
+    press = trainers[0].press
+    stored = load_file(tiny_base_folder / "model.safetensors")
+    seen = 0
+    for name, parameter in press.decoder.body.named_parameters():
+        if not parameter.requires_grad:
+            assert torch.equal(parameter, stored[f"model.{name.replace('.base.', '.')}"])
+            seen += 1
+    assert seen == len(stored)
+
+
+def test_the_loss_of_a_few_texts_goes_down(train: Train, tmp_path: Path) -> None:
+    records = Path(tmp_path / "few.jsonl")
+    records.write_text('{"context": "The fox signed it.", "qas": [{"question": "who?", "answers": ["the fox"]}]}\n' * 2)
+    settings = {"steps": 40, "tokens_per_step": 10, "multi_document": 0, "quotes": 0, "quote_schedule": ""}
+    rates = {"learning_rate": 1e-2, "other_learning_rate": 1e-2, "save_every": 40, "encoder_lora__dropout": 0}
+    log = read_log(train(arguments={"data": [str(records)]}, **settings, **rates))
+    answers = [line["answer"] for line in log]
+    assert len(answers) == 40
+    assert answers[-1] < 0.2 * answers[0]
+
+
+def test_logged_means_cover_all_steps_since_the_line_before(train: Train) -> None:
+    each = read_log(train("each", steps=6, save_every=6, eval_every=100))
+    three = read_log(train("three", steps=6, save_every=6, eval_every=100, log_every=3))
+    each, three = ([line for line in log if "loss" in line] for log in (each, three))
+    assert [line["step"] for line in three] == [3, 6]
+    for i, line in enumerate(three):
+        assert line["loss"] == pytest.approx(sum(one["loss"] for one in each[3 * i : 3 * i + 3]) / 3, rel=1e-5)
+        assert line["questions_seen"] == each[3 * i + 2]["questions_seen"]
+
+
+@pytest.mark.parametrize("clip", [0, 1])
+def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(
+    train: Train, trainers: list[Any], monkeypatch: pytest.MonkeyPatch, clip: int
+) -> None:
+    def poisoned(model: PressModel, *args: Any) -> RowLoss:
+        loss = row_loss(model, *args)
+        if len(trainers) and trainers[0].state.global_step == 3:
+            assert model.residual is not None
+            zero = (model.residual.log_gain * 0.0).sqrt()  # 0, with a gradient of 0 * infinity
+            return replace(loss, lm=loss.lm + zero)
+        return loss
+
+    monkeypatch.setattr(trainer, "row_loss", poisoned)
+    with pytest.raises(TrainingError, match=r"the norm of the gradient is nan at step 4; .*checkpoint-2; lower"):
+        train(clip=clip)
+    assert all(bool(p.isfinite().all()) for p in trained(trainers[0].press).values())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
+    train: Train, trainers: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: float
+) -> None:
+    def poisoned(model: PressModel, *args: Any) -> RowLoss:
+        loss = row_loss(model, *args)
+        bad = len(trainers) == 1 and trainers[0].state.global_step >= 3
+        return replace(loss, lm=loss.lm * value) if bad else loss
+
+    monkeypatch.setattr(trainer, "row_loss", poisoned)
+    with pytest.raises(TrainingError) as raised:
+        train()
+    out = tmp_path / "run"
+    assert f"the loss is {value} at step 4; the last good checkpoint is {out / 'checkpoint-2'}" in str(raised.value)
+    assert "lower learning_rate=0.0005 or clip=1" in str(raised.value)
+    assert [step for step, _ in checkpoints(out)] == [2]
+    assert (out / "press" / "config.json").is_file()
+    assert [line["step"] for line in read_log(train()) if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_diverging_loss_stops(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "DIVERGED_STEPS", 3)
+    with pytest.raises(TrainingError, match=r"the loss diverges: .* nats a token .* lower learning_rate=3"):
+        train(steps=60, learning_rate=3, other_learning_rate=3, warmup_steps=5, clip=0, save_every=60, eval_every=60)
+
+
+def test_two_processes_have_the_losses_of_one(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some steps have a single row, so that one of the processes has none."""
+    settings = {"steps": 5, "tokens_per_step": 30, "encoder_lora__dropout": 0, "multi_document": 0, "eval_every": 5}
+    alone = read_log(train("one", **settings))
+
+    def process(rank: int) -> None:
+        from accelerate.state import AcceleratorState, GradientState, PartialState
+
+        torch.set_num_threads(1)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        assert not PartialState._shared_state
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        for name, value in {**where, "RANK": str(rank), "LOCAL_RANK": str(rank)}.items():
+            monkeypatch.setenv(name, value)
+        train("two", **settings)
+
+    port = free_port()
+    assert in_processes([lambda: process(0), lambda: process(1)]) == [0, 0]
+    together = read_log(tmp_path / "two")
+    assert len(together) == len(alone) == 6
+    for one, two in zip(alone, together, strict=True):
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            assert two[name] == pytest.approx(value, rel=2e-4, abs=1e-6), name
+    rows = [one["examples_seen"] for one in alone if "loss" in one]
+    assert 1 in {b - a for a, b in zip([0, *rows], rows, strict=False)}
+    weights = [load_file(tmp_path / run / "checkpoint-5" / "masters.safetensors") for run in ("one", "two")]
+    for name, tensor in weights[0].items():
+        assert_close_but_for_noise(weights[1][name], tensor)
+
+
+def assert_close_but_for_noise(found: Tensor, expected: Tensor) -> None:
+    """Adam divides by the gradient's size, so that where it is all but 0 the sign of its noise decides."""
+    wrong = (found - expected).abs() > 1e-5 + 1e-3 * expected.abs()
+    assert float(wrong.float().mean()) < 0.02
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_memory_is_kept_where_the_allocator_takes_the_settings() -> None:
+    assert in_processes([lambda: check(keep_freed_memory())]) == [0]
+
+
+def check(taken: bool) -> None:
+    import platform
+
+    assert taken == (platform.libc_ver()[0] == "glibc")
+
+
+def test_rows_of_the_reader_train_without_an_encoder(tiny_base: Base, data: Path) -> None:
+    config = config_for(tiny_base, compressor="first-tokens", policy="fixed", residual="none", candidates=(1, 4))
+    model = make_model(config, tiny_base)
+    before = {name: p.detach().clone() for name, p in trained(model).items()}
+    step_of(model, tiny_base, data)
+    assert all(not torch.equal(p, before[name]) for name, p in trained(model).items())
+    assert all(name.startswith("decoder.") for name in before)
