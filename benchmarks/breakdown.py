@@ -69,7 +69,8 @@ def shares(name: str, action: Callable[[], None]) -> Shares:
         began = time.perf_counter()
         action()
         seconds = time.perf_counter() - began
-    groups, single = defaultdict(float), defaultdict(float)
+    groups: dict[str, float] = defaultdict(float)
+    single: dict[str, float] = defaultdict(float)
     for event in profiler.events() or ():
         own = event.self_cpu_time_total / 1e6
         groups[group(event)] += own

@@ -40,7 +40,7 @@ def run(press: Press, settings: Settings) -> list[Report]:
 
     times = interleave(
         {_FORWARD: forward, _LATENTS: latents, _WHOLE: whole},
-        rounds=2 if settings.quick else 9,
+        rounds=2 if settings.quick else 5,
         seconds=25,
         note=settings.note,
     )

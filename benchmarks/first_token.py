@@ -134,12 +134,12 @@ def _length(
     for ratio, file in files.items():
         sides[f"stored x{ratio}"] = lambda file=file: _from_file(asker, file)  # type: ignore[misc]
         sides[f"pressed x{ratio}"] = lambda ratio=ratio: _from_text(asker, text, ratio, answer)  # type: ignore[misc]
-    long = length > 4096
+    rounds = 2 if settings.quick or length > 4096 else 3 if length > 1024 else 5
     times = interleave(
         sides,
-        rounds=2 if settings.quick else 3 if long else 5,
+        rounds={name: rounds - 1 if name == _OTHER else rounds for name in sides},
         seconds=40,
-        warm=not long,  # the shorter lengths have warmed everything
+        warm=length <= 1024,  # the shorter lengths have warmed everything
         note=lambda line: settings.note(f"{length:,} tokens, {line}"),
     )
     return _reports(asker, settings, length, counts, answer, times)

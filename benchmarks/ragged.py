@@ -24,7 +24,7 @@ def run(press: Press, settings: Settings) -> list[Report]:
     times = interleave(
         {name: lambda each=each: _compress(press, each, ratio) for name, each in texts.items()},  # type: ignore[misc]
         rounds=2 if settings.quick else 3,
-        seconds=60,
+        seconds=35,
         warm=False,
         note=settings.note,
     )

@@ -27,8 +27,10 @@ def tables(run: dict[str, Any]) -> str:
         parts.append(_table(("benchmark", "ratio", "measured (lowest to highest, runs)", "target", "floor"), rows))
     sides = {(name, side["name"]): side for name, report in ratios for side in report["sides"]}
     if sides:
-        rows = [(name, s["name"], f"{_spread(s['measured'])} {s['unit']}", _least(s)) for (name, _), s in sides.items()]
-        parts.append(_table(("benchmark", "quantity", "measured (lowest to highest, runs)", "floor"), rows))
+        lines = [
+            (name, s["name"], f"{_spread(s['measured'])} {s['unit']}", _least(s)) for (name, _), s in sides.items()
+        ]
+        parts.append(_table(("benchmark", "quantity", "measured (lowest to highest, runs)", "floor"), lines))
     parts += [_shares(report) for _, report in reports if report["kind"] == "shares"]
     return "\n\n".join(parts) + "\n"
 

@@ -83,7 +83,7 @@ def interleave(
             side()
     taken: dict[str, list[float]] = {}
     started = time.perf_counter()
-    total = max(wanted.values())
+    total = max(wanted.values(), default=0)
     for number in range(total):
         if number > 1 and time.perf_counter() - started > seconds:
             break

@@ -71,7 +71,7 @@ def step(model: PressModel, name: str, examples: Sequence[Example], size: Size) 
     rows = examples if name == PACKED else one_question_each(examples)
     total = LOSSES[name](model, rows, size)
     mean = total / sum(example.labels for example in rows)
-    mean.backward()  # type: ignore[no-untyped-call]
+    mean.backward()
     model.zero_grad(set_to_none=True)
     return float(mean.detach())
 

@@ -202,7 +202,7 @@ def _demo(
     out.print(_INTRODUCTION.format(base=opened.config.base.id) + "\n", soft_wrap=True)
     _warm_up(opened)
     with progress_console().status("compressing the document and asking its latents"):
-        pressed = answer_from_latents(opened, sample, ratio=None, name="latents, ratio chosen by the press")
+        pressed = answer_from_latents(opened, sample, ratio=None, name="latents, chosen ratio")
     with progress_console().status("reading the full text and asking it"):
         full = answer_from_text(opened, sample)
     if not as_json:

@@ -222,7 +222,7 @@ def test_id_cannot_lead_out_of_the_folder(run: Run, press: Path, tmp_path: Path)
     files = outputs(tmp_path / "deep" / "out")
     assert len(files) == len(ids)
     assert all("/" not in name for name in files)
-    assert outputs(tmp_path) == ["rows.jsonl", *(f"deep/out/{name}" for name in files)] or len(outputs(tmp_path)) == 8
+    assert set(outputs(tmp_path)) == {"rows.jsonl", *(f"deep/out/{name}" for name in files)}
 
 
 def test_truncated_archive_is_named_with_its_line(run: Run, press: Path, tmp_path: Path) -> None:

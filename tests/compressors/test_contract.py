@@ -1,4 +1,4 @@
-"""What every compressor promises, with its press around it. A new one runs through all of this by being in the table."""
+"""What every compressor promises, with its press around it; a new one is tested by being in the table."""
 
 from __future__ import annotations
 

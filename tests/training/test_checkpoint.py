@@ -151,7 +151,7 @@ def test_a_run_from_before_a_setting_existed_had_its_default(tmp_path: Path) -> 
     defaults = {"recipe": {"seed": 7, "rounding": "linear", "prompt": {"system": ""}}}
     assert claim(tmp_path, later, resume=True, defaults=defaults) == tmp_path / "checkpoint-5"
     changed = {**later, "recipe": {**later["recipe"], "rounding": "log"}}
-    with pytest.raises(TrainingError, match="recipe.rounding was 'linear', is 'log'"):
+    with pytest.raises(TrainingError, match=r"recipe\.rounding was 'linear', is 'log'"):
         claim(tmp_path, changed, resume=True, defaults=defaults)
 
 
@@ -204,7 +204,7 @@ def test_errors_of_the_disk_become_errors_of_the_training(tmp_path: Path) -> Non
         with writing(tmp_path):
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(TrainingError, match="No space left on device.*free space"):
+    with pytest.raises(TrainingError, match=r"No space left on device.*free space"):
         fail()
 
 

@@ -28,23 +28,24 @@ if TYPE_CHECKING:
     from latentpress.press import Press, Session
 
 
+Files = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE", help="Texts, latents files, or - for stdin; several are read as several documents."),
+]
+Questions = Annotated[
+    list[str], typer.Option("-q", "--question", metavar="Q", help="Question; may be given several times.")
+]
+Compare = Annotated[bool, typer.Option("--compare", help="Also let the base model answer from the full text.")]
+
+
 def ask(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE", help="Texts, latents files, or - for stdin; several are read as several documents."
-        ),
-    ],
-    questions: Annotated[
-        list[str], typer.Option("-q", "--question", metavar="Q", help="Question; may be given several times.")
-    ],
+    files: Files,
+    questions: Questions,
     press: PressName = None,
     ratio: Ratio = None,
     scale: Scale = 0.0,
     max_new_tokens: MaxNewTokens = 64,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Also let the base model answer from the full text.")
-    ] = False,
+    compare: Compare = False,
     base: Base = None,
     device: Device = None,
     dtype: Dtype = None,

@@ -57,6 +57,8 @@ def compress(
     next(read_documents(path, out))
     started = time.perf_counter()
     opened = open_press(press, base=base, device=device, dtype=dtype)
+    if ratio is not None:
+        opened.model.policy.fixed(ratio)  # refuses a ratio that is no candidate before the documents are read
     target = Target(out=out, press_fingerprint=opened.fingerprint, ratio=ratio, scale=scale)
     with progress_console().status("reading the documents"):
         jobs = target.plan(read_documents(path, out), opened)
@@ -89,7 +91,8 @@ def _run(press: "Press", source: Path, target: Target, jobs: list[Job]) -> None:
         TimeRemainingColumn(),
     )
     waiting = sum(job.tokens for job in jobs if job.status == "waiting")
-    with Progress(*columns, console=progress_console(), disable=not waiting) as progress:
+    out = progress_console()
+    with Progress(*columns, console=out, disable=not waiting or not out.is_terminal) as progress:
         task = progress.add_task("compressing", total=waiting)
         before = 0
         for batch in batches(read_documents(source, target.out), jobs):

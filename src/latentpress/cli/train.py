@@ -13,34 +13,41 @@ from latentpress.cli.output import console, print_json
 from latentpress.errors import InputError
 
 
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of the recipe; `latentpress info` lists them.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Settings of the recipe to change.", show_default=False)
+]
+Data = Annotated[
+    list[str],
+    typer.Option(
+        "--data", metavar="PATH", help="JSON lines (plain, .xz, .gz) or a hub id; may be given several times."
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, log, and the best press.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option("--minutes", help="Stop with a full checkpoint after so long; the same command goes on."),
+]
+Dev = Annotated[str | None, typer.Option("--dev", metavar="PATH", help="Records to evaluate on as the training goes.")]
+BaseModel = Annotated[str | None, typer.Option("--base", metavar="ID", help="Base model: name, folder or hub id.")]
+FromPress = Annotated[
+    str | None, typer.Option("--from-press", metavar="PRESS", help="Start from the weights of a press.")
+]
+NoResume = Annotated[
+    bool, typer.Option("--no-resume", help="Start over instead of going on with the run in the out folder.")
+]
+
+
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of the recipe.")],
-    data: Annotated[
-        list[str],
-        typer.Option(
-            "--data", metavar="PATH", help="JSON lines (plain, .xz, .gz) or a hub id; may be given several times."
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, log, and the best press.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Settings of the recipe to change.")
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option("--minutes", help="Stop with a full checkpoint after so long; the same command goes on."),
-    ] = None,
-    dev: Annotated[
-        str | None, typer.Option("--dev", metavar="PATH", help="Records to evaluate on as the training goes.")
-    ] = None,
-    base: Annotated[
-        str | None, typer.Option("--base", metavar="ID", help="Base model: name, folder or hub id.")
-    ] = None,
-    from_press: Annotated[
-        str | None, typer.Option("--from-press", metavar="PRESS", help="Start from the weights of a press.")
-    ] = None,
-    no_resume: Annotated[
-        bool, typer.Option("--no-resume", help="Start over instead of going on with the run in the out folder.")
-    ] = False,
+    recipe: Recipe,
+    data: Data,
+    out: Out,
+    overrides: Overrides = None,
+    minutes: Minutes = None,
+    dev: Dev = None,
+    base: BaseModel = None,
+    from_press: FromPress = None,
+    no_resume: NoResume = False,
     as_json: Json = False,
 ) -> None:
     """Train a press. Stop it whenever you like: the same command goes on from the last checkpoint."""

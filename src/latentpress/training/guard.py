@@ -8,15 +8,15 @@ from typing import Any
 
 from latentpress.errors import TrainingError
 
-DIVERGED_NATS = 3.0
+DIVERGED = 3.0
 DIVERGED_STEPS = 50
 
 
 class LossGuard:
     """Watches loss and gradient of every step.
 
-    A loss diverges when its mean over `DIVERGED_STEPS` steps has been `DIVERGED_NATS` above the lowest such mean for as
-    many steps in a row: ratios drawn and targets chosen move it by far less.
+    A loss diverges when its mean over `DIVERGED_STEPS` steps has been `DIVERGED` above the lowest such mean for as many
+    steps in a row: ratios drawn and targets chosen move it by far less.
 
     Args:
         remedy: says what to do, when it comes to that.
@@ -37,22 +37,22 @@ class LossGuard:
         if not math.isfinite(value):
             raise TrainingError(f"{name} is {value} at step {step}; {self._remedy()}")
 
-    def check_divergence(self, token_mean: float, step: int) -> None:
-        """Looks at a step's loss, nats a token.
+    def check_divergence(self, loss: float, step: int) -> None:
+        """Looks at a step's loss, of tokens and ratios together: either can drown the other in a clipped step.
 
         Raises:
             TrainingError: the loss diverges.
         """
-        self._recent = [*self._recent[1 - DIVERGED_STEPS :], token_mean]
+        self._recent = [*self._recent[1 - DIVERGED_STEPS :], loss]
         if len(self._recent) < DIVERGED_STEPS:
             return
         mean = sum(self._recent) / len(self._recent)
         self._best = min(self._best, mean)
-        self._above = self._above + 1 if mean > self._best + DIVERGED_NATS else 0
+        self._above = self._above + 1 if mean > self._best + DIVERGED else 0
         if self._above >= DIVERGED_STEPS:
             raise TrainingError(
-                f"the loss diverges: {mean:.2f} nats a token over the last {DIVERGED_STEPS} steps up to {step}, "
-                f"it was {self._best:.2f} at its best; {self._remedy()}"
+                f"the loss diverges: its mean over {DIVERGED_STEPS} steps is {mean:.2f} at step {step}, and was "
+                f"{self._best:.2f} at its best; {self._remedy()}"
             )
 
     def state(self) -> dict[str, Any]:

@@ -167,10 +167,9 @@ class PressTrainer(Trainer):
             for kind, (total, count) in rows.by_kind.items():
                 self._add(kind, total, count)
             self._add("ratio_error", float(rows.ratio.detach()), rows.labelled)
-        mine = (float(loss.detach()) / self.args.world_size, float(rows.lm.detach()))
-        total, lm = self._over_processes(mine if share else (0.0, 0.0))
+        (total,) = self._over_processes([float(loss.detach()) / self.args.world_size if share else 0.0])
         self._guard.check_finite("the loss", total, self.state.global_step + 1)
-        self._guard.check_divergence(lm / max(1, step.labels), self.state.global_step + 1)
+        self._guard.check_divergence(total, self.state.global_step + 1)
         loss = loss if share else loss * 0.0
         return (loss, rows) if return_outputs else loss
 
