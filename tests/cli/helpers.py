@@ -14,6 +14,7 @@ from latentpress.cli import main
 from latentpress.cli import run as cli_run
 
 TEXT = "The treaty was signed in Paris on the first day of May, and the fox was there. " * 4
+LATENTS = ".latents.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +41,24 @@ class Result:
         assert self.err.count("\n") == 1, self.err
         for part in parts:
             assert part in self.err, self.err
+
+
+def outputs(folder: Path) -> list[str]:
+    """Every file below a folder."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def same(file: Path, press: Path, text: str, **options: Any) -> bool:
+    """Tells whether a file holds what the library makes of the text."""
+    import latentpress
+    from latentpress import EmbeddingLatents
+
+    found, expected = EmbeddingLatents.load(file), latentpress.load(press).compress(text, **options)
+    return (
+        found.text_sha256 == expected.text_sha256
+        and found.windows == expected.windows
+        and bool((found.vectors == expected.vectors).all())
+    )
 
 
 def make_runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:

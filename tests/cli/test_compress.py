@@ -1,8 +1,6 @@
 """`latentpress compress`."""
 
-import gzip
 import json
-import lzma
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +9,10 @@ from typing import Any
 import pytest
 
 import latentpress
-from cli.helpers import TEXT, Result
+from cli.helpers import LATENTS, TEXT, Result, outputs, same
 from latentpress import EmbeddingLatents
 
 Run = Callable[..., Result]
-SUFFIX = ".latents.safetensors"
 
 
 @pytest.fixture
@@ -43,25 +40,11 @@ def compressed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
-def outputs(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def same(file: Path, press: Path, text: str, **options: Any) -> bool:
-    """Tells whether a file holds what the library makes of the text."""
-    found, expected = EmbeddingLatents.load(file), latentpress.load(press).compress(text, **options)
-    return (
-        found.text_sha256 == expected.text_sha256
-        and found.windows == expected.windows
-        and bool((found.vectors == expected.vectors).all())
-    )
-
-
 def test_file_becomes_one_latents_file_in_the_folder(run: Run, press: Path, document: Path, tmp_path: Path) -> None:
     done = run("compress", document, "-o", tmp_path / "new" / "out", "--press", press, "--ratio", "4")
     assert done.code == 0
-    assert outputs(tmp_path / "new" / "out") == [f"treaty{SUFFIX}"]
-    assert same(tmp_path / "new" / "out" / f"treaty{SUFFIX}", press, TEXT, ratio=4)
+    assert outputs(tmp_path / "new" / "out") == [f"treaty{LATENTS}"]
+    assert same(tmp_path / "new" / "out" / f"treaty{LATENTS}", press, TEXT, ratio=4)
     assert "1 compressed in" in done.out
 
 
@@ -77,8 +60,8 @@ def test_folder_keeps_its_sub_folders_and_reports_every_document(
     out = tmp_path / "out"
     done = run("compress", folder, "-o", out, "--press", press, "--scale", "-1", "--json")
     assert done.code == 0
-    assert outputs(out) == [f"deep/er/three{SUFFIX}", f"one{SUFFIX}", f"two{SUFFIX}"]
-    assert same(out / f"one{SUFFIX}", press, TEXT, scale=-1)
+    assert outputs(out) == [f"deep/er/three{LATENTS}", f"one{LATENTS}", f"two{LATENTS}"]
+    assert same(out / f"one{LATENTS}", press, TEXT, scale=-1)
     result = done.json
     assert {row["status"] for row in result["documents"]} == {"compressed"}
     for row in result["documents"]:
@@ -97,8 +80,8 @@ def test_documents_that_differ_in_their_suffix_alone_do_not_overwrite_each_other
 ) -> None:
     (folder / "one.md").write_text("Another document by the same name. " * 5)
     assert run("compress", folder, "-o", tmp_path / "out", "--press", press).code == 0
-    assert same(tmp_path / "out" / f"one.txt{SUFFIX}", press, TEXT)
-    assert same(tmp_path / "out" / f"one.md{SUFFIX}", press, "Another document by the same name. " * 5)
+    assert same(tmp_path / "out" / f"one.txt{LATENTS}", press, TEXT)
+    assert same(tmp_path / "out" / f"one.md{LATENTS}", press, "Another document by the same name. " * 5)
 
 
 def test_second_run_skips_what_is_done_and_does_only_what_changed(
@@ -112,7 +95,7 @@ def test_second_run_skips_what_is_done_and_does_only_what_changed(
     assert (done.code, compressed) == (0, [])
     assert "3 skipped in" in done.out
     (folder / "one.txt").write_text("Now it says something else.")
-    (folder / "out" / f"two{SUFFIX}").write_bytes(b"half a fi")
+    (folder / "out" / f"two{LATENTS}").write_bytes(b"half a fi")
     (folder / "deep" / "new.txt").write_text("One more document.")
     assert run(*args).code == 0
     assert sorted(compressed) == ["A second document. " * 20, "Now it says something else.", "One more document."]
@@ -166,71 +149,6 @@ def test_document_that_the_press_refuses_does_not_take_its_batch_with_it(
     assert f"failed: {folder}/two.md: not this one" in done.err
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.xz", ".jsonl.gz"])
-def test_rows_of_a_jsonl_file_are_documents_named_by_their_id_or_line(
-    run: Run, press: Path, tmp_path: Path, suffix: str
-) -> None:
-    rows = [
-        {"id": "first", "text": TEXT},
-        {"context": "No id, but a context."},
-        {"id": 7, "text": "A number as id."},
-    ]
-    content = "\ufeff" + "\n".join(map(json.dumps, rows[:1])) + "\n\n" + "\n".join(map(json.dumps, rows[1:]))
-    file = tmp_path / f"rows{suffix}"
-    pack = {".jsonl": bytes, ".jsonl.xz": lzma.compress, ".jsonl.gz": gzip.compress}[suffix]
-    file.write_bytes(pack(content.encode()))
-    args = ("compress", file, "-o", tmp_path / "out", "--press", press)
-    assert run(*args).code == 0
-    assert outputs(tmp_path / "out") == [f"7{SUFFIX}", f"first{SUFFIX}", f"rows-3{SUFFIX}"]
-    assert same(tmp_path / "out" / f"rows-3{SUFFIX}", press, "No id, but a context.")
-    assert "3 skipped in" in run(*args).out
-
-
-def test_rows_that_cannot_be_used_are_named_by_their_line(run: Run, press: Path, tmp_path: Path) -> None:
-    lines = {
-        1: '{"text": "This one is good."}',
-        2: "not json",
-        3: "[1, 2]",
-        4: '{"text": 5}',
-        5: '{"text": "a", "context": "b"}',
-        6: '{"text": "  "}',
-        7: '{"id": 1.5, "text": "a"}',
-        8: '{"text": "\\ud800"}',
-        9: '{"id": "twice", "text": "This one is good too."}',
-        10: '{"id": "twice", "text": "This one comes late."}',
-        11: '{"text": "zero \\u0000 byte"}',
-    }
-    file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(lines.values()))
-    done = run("compress", file, "-o", tmp_path / "out", "--press", press, "--json")
-    assert done.code == 1
-    status = {row["document"]: row["status"] for row in done.json["documents"]}
-    assert status == {f"{file}:{n}": "compressed" if n in (1, 9) else "failed" for n in lines}
-    errors = {row["document"].rpartition(":")[2]: row["error"] for row in done.json["documents"] if row["error"]}
-    assert all(f"{file}:{line}: " in error for line, error in errors.items())
-    assert "not JSON" in errors["2"]
-    assert f"{file}:9" in errors["10"]
-    assert outputs(tmp_path / "out") == [f"rows-1{SUFFIX}", f"twice{SUFFIX}"]
-
-
-def test_id_cannot_lead_out_of_the_folder(run: Run, press: Path, tmp_path: Path) -> None:
-    ids = ["../../evil", "/etc/passwd", "a/b", "a_b", "..", "", "条約" * 60]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(json.dumps({"id": one, "text": "Some text."}) for one in ids))
-    done = run("compress", file, "-o", tmp_path / "deep" / "out", "--press", press)
-    assert done.code == 0, done.err
-    files = outputs(tmp_path / "deep" / "out")
-    assert len(files) == len(ids)
-    assert all("/" not in name for name in files)
-    assert set(outputs(tmp_path)) == {"rows.jsonl", *(f"deep/out/{name}" for name in files)}
-
-
-def test_truncated_archive_is_named_with_its_line(run: Run, press: Path, tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl.xz"
-    file.write_bytes(lzma.compress(b'{"text": "a"}\n')[:-20])
-    run("compress", file, "-o", tmp_path / "out", "--press", press).fails_with(f"{file}:", "truncated")
-
-
 def test_interrupted_run_goes_on_where_it_stopped(
     run: Run, press: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressed: list[str]
 ) -> None:
@@ -259,7 +177,7 @@ def test_interrupted_run_goes_on_where_it_stopped(
     assert done.code == 0
     assert compressed == texts[3:]
     assert "3 compressed, 3 skipped in" in done.out
-    assert all(same(tmp_path / "out" / f"rows-{n}{SUFFIX}", press, text) for n, text in enumerate(texts, start=1))
+    assert all(same(tmp_path / "out" / f"rows-{n}{LATENTS}", press, text) for n, text in enumerate(texts, start=1))
 
 
 def test_full_disk_stops_with_what_was_done_kept_and_nothing_half_written(
@@ -276,7 +194,7 @@ def test_full_disk_stops_with_what_was_done_kept_and_nothing_half_written(
     assert (done.code, done.out) == (2, "")
     assert "could not write" in done.err
     assert "Traceback" not in done.err
-    assert outputs(tmp_path / "out") == [f"a{SUFFIX}"]
+    assert outputs(tmp_path / "out") == [f"a{LATENTS}"]
     assert run(*args).code == 0
     assert len(outputs(tmp_path / "out")) == 4
 

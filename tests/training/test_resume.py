@@ -34,15 +34,18 @@ def kill() -> None:
 
 @contextmanager
 def killing(place: Any, name: str, *, call: int = 1, before: Callable[..., object] | None = None) -> Iterator[None]:
-    """Kills the process where it would call a function for the given time; `before` does what is done by then."""
+    """Kills the process where it would call a function for the given time.
+
+    `before` does what would have been done by then; if it returns False the call does not count.
+    """
     real, calls = getattr(place, name), [0]
 
     def deadly(*args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
         if calls[0] == call:
-            if before is not None:
-                before(*args, **kwargs)
-            kill()
+            if before is None or before(*args, **kwargs) is not False:
+                kill()
+            calls[0] -= 1
         return real(*args, **kwargs)
 
     with patch.object(place, name, deadly):
@@ -50,24 +53,49 @@ def killing(place: Any, name: str, *, call: int = 1, before: Callable[..., objec
 
 
 def half_an_optimiser(state: Any, path: Path) -> None:
-    """What is on the disk when the process dies in the middle of a write."""
     torch.save(state, path, _use_new_zipfile_serialization=False)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
 
 
-# Ten places to die in, in the order of a training. Checkpoints come after every second step, evaluations after 5 and 10.
-KILLS = {
-    "before the first checkpoint": lambda: killing(trainer, "row_loss", call=2),
-    "in a forward pass": lambda: killing(trainer, "row_loss", call=4),
-    "while writing the optimiser": lambda: killing(torch, "save", before=half_an_optimiser),
-    "while evaluating": lambda: killing(trainer, "dev_metrics"),
-    "between the two renames of the press": lambda: killing(io.shutil, "rmtree"),
-    "before the checkpoint gets its name": lambda: killing(checkpoint, "_flush", call=6),
-    "after the checkpoint got its name": lambda: killing(checkpoint, "_flush", call=7),
-    "while an old checkpoint is removed": lambda: killing(checkpoint.shutil, "rmtree", call=2),
-    "while writing the log": lambda: killing(callbacks.json, "dumps", call=12),
-    "while writing the plot": lambda: killing(callbacks, "plot_losses"),
+def half_a_swap(building: Path, folder: Path) -> bool:
+    """Takes the old press its name, where there is one."""
+    if folder.exists():
+        os.replace(folder, folder.parent / ".press.ab.old")
+        return True
+    return False
+
+
+def half_a_removal(folder: Path) -> None:
+    doomed = folder.parent / f".{folder.name}.ab.old"
+    os.replace(folder, doomed)
+    (doomed / "masters.safetensors").unlink()
+
+
+def half_a_line(files: callbacks.Files, *args: Any, **kwargs: Any) -> None:
+    with (files.out / "log.jsonl").open("a") as file:
+        file.write('{"loss": 3.1')
+
+
+# Ten places to die in, in the order of a training, and what each leaves behind. Checkpoints come after every second
+# step, evaluations after 5 and 10.
+KILLS: dict[str, tuple[Callable[[], Any], str]] = {
+    "before the first checkpoint": (lambda: killing(trainer, "row_loss", call=2), "log.jsonl"),
+    "in a forward pass": (lambda: killing(trainer, "row_loss", call=4), "checkpoint-2"),
+    "while writing the optimiser": (
+        lambda: killing(torch, "save", before=half_an_optimiser),
+        ".checkpoint-4.*.partial/optimizer.pt",
+    ),
+    "while evaluating": (lambda: killing(trainer, "dev_metrics"), "checkpoint-4"),
+    "while drawing the plot": (lambda: killing(callbacks, "plot_losses"), "checkpoint-6"),
+    "before a checkpoint has its name": (lambda: killing(checkpoint, "_flush", call=6), ".checkpoint-8.*.partial"),
+    "when a checkpoint has its name": (lambda: killing(checkpoint, "_flush", call=7), "checkpoint-8"),
+    "between the two renames of a press": (lambda: killing(io, "_swap", before=half_a_swap), ".press.ab.old"),
+    "while an old checkpoint is removed": (
+        lambda: killing(checkpoint, "remove", before=half_a_removal),
+        ".checkpoint-4.ab.old",
+    ),
+    "while writing the log": (lambda: killing(callbacks.Files, "on_log", before=half_a_line), "checkpoint-10"),
 }
 
 
@@ -92,17 +120,23 @@ def assert_same_end(out: Path, expected: Path) -> None:
     states = [torch.load(folder / last / "optimizer.pt", weights_only=True)["state"] for folder in (out, expected)]
     for key, state in states[1].items():
         assert all(torch.equal(states[0][key][name], value) for name, value in state.items())
-    (_, modules, adapters, _), (_, others, other_adapters, _) = (
-        read_press(folder / "press") for folder in (out, expected)
+    assert_same_press(out, expected)
+
+
+def assert_same_press(out: Path, expected: Path) -> None:
+    (mine, modules, adapters, _), (theirs, others, other_adapters, _) = (
+        read_press(f / "press") for f in (out, expected)
     )
-    for mine, theirs in ((modules, others), *((adapters[role], other_adapters[role]) for role in adapters)):
-        assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
+    assert mine == theirs
+    for found, wanted in ((modules, others), *((adapters[role], other_adapters[role]) for role in adapters)):
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 
 
 def test_ten_kills_change_no_loss_and_no_weight(train: Train, tmp_path: Path) -> None:
     whole = train("whole", **SETTINGS)
     out = tmp_path / "killed"
-    for place, deadly in KILLS.items():
+    for place, (deadly, left_behind) in KILLS.items():
 
         def attempt(deadly: Callable[[], Any] = deadly) -> None:
             torch.set_num_threads(1)
@@ -110,6 +144,7 @@ def test_ten_kills_change_no_loss_and_no_weight(train: Train, tmp_path: Path) ->
                 train("killed", **SETTINGS)
 
         assert in_processes([attempt]) == [-signal.SIGKILL], place
+        assert list(out.glob(left_behind)), place
         assert_complete(out)
     train("killed", **SETTINGS)
     assert_complete(out)
@@ -152,13 +187,10 @@ def test_a_finished_run_returns_at_once_and_changes_nothing(train: Train, monkey
 def test_a_finished_run_without_its_press_exports_the_trained_one(train: Train) -> None:
     settings = {"steps": 2, "learning_rate": 1e-2, "dev_records": 0}
     out = train(**settings)
-    _, modules, adapters, _ = read_press(out / "press")
+    shutil.copytree(out / "press", out / "copy" / "press")
     shutil.rmtree(out / "press")
     train(**settings)
-    _, others, other_adapters, _ = read_press(out / "press")
-    assert all(torch.equal(others[name], tensor) for name, tensor in modules.items())
-    for role, state in adapters.items():
-        assert all(torch.equal(other_adapters[role][name], tensor) for name, tensor in state.items())
+    assert_same_press(out, out / "copy")
 
 
 def test_without_a_dev_set_the_press_is_the_newest(train: Train) -> None:
@@ -196,11 +228,10 @@ def test_settings_that_change_no_weight_may_change_and_are_obeyed(train: Train) 
 def test_another_recipe_in_the_same_folder_is_refused_by_what_differs(
     train: Train, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    (tmp_path / "run" / "checkpoint-2").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(run, "_run", lambda *_: None)
-        patched.setattr(checkpoint, "checkpoints", lambda out: [])
         train(steps=4)
+    (tmp_path / "run" / "checkpoint-2").mkdir()
     with pytest.raises(TrainingError, match=message):
         train(**{"steps": 4, **changes})
 
@@ -231,7 +262,7 @@ def test_a_full_disk_ends_with_a_message_and_the_run_goes_on_later(
     train(arguments={"minutes": 1e-9}, steps=3)
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full)
-        with pytest.raises(TrainingError, match="checkpoint of step 2 cannot be written .* free space"):
+        with pytest.raises(TrainingError, match=r"checkpoint of step 2 cannot be written .* free space"):
             train(steps=3)
     assert_complete(tmp_path / "run")
     assert [step for step, _ in checkpoints(tmp_path / "run")] == [1]

@@ -12,7 +12,6 @@ from latentpress.cli.options import Json
 from latentpress.cli.output import console, print_json
 from latentpress.errors import InputError
 
-
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of the recipe; `latentpress info` lists them.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Settings of the recipe to change.", show_default=False)
