@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from latentpress.decoder.prompt import PLACEHOLDER
     from latentpress.latents import EmbeddingLatents
     from latentpress.loading import load, shipped_presses
-    from latentpress.press import Press, Session
+    from latentpress.press import Press
+    from latentpress.session import Session
 
 __version__ = "0.1.0"
 
@@ -54,7 +55,7 @@ _HOME_OF = {
     "EmbeddingLatents": "latentpress.latents",
     "PLACEHOLDER": "latentpress.decoder.prompt",
     "Press": "latentpress.press",
-    "Session": "latentpress.press",
+    "Session": "latentpress.session",
     "load": "latentpress.loading",
     "shipped_presses": "latentpress.loading",
 }

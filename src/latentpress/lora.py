@@ -94,6 +94,11 @@ class LoraLinear(nn.Module):
             low = F.linear(F.linear(F.dropout(x, self.settings.dropout), a), b)
             noisy: Tensor = self.base(x) + self.settings.scale * low
             return noisy
+        if not self.training and x.numel() == x.shape[-1]:
+            # A single row goes through another matrix kernel, which rounds otherwise in bfloat16: as two rows,
+            # one question alone is answered as it is in a batch.
+            pair: Tensor = self(x.reshape(1, -1).repeat(2, 1))
+            return pair[:1].reshape(*x.shape[:-1], -1)
         tensors = (x, self.base.weight, self.base.bias, a, b, self.settings.scale)
         result: Tensor = _FusedLora.apply(*tensors)  # type: ignore[no-untyped-call]
         return result

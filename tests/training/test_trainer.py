@@ -173,6 +173,9 @@ def test_a_diverging_loss_stops(train: Train, monkeypatch: pytest.MonkeyPatch) -
         train(steps=60, learning_rate=3, other_learning_rate=3, warmup_steps=5, clip=0, save_every=60, eval_every=60)
 
 
+_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # accelerate warns where they are unset
+
+
 def test_two_processes_have_the_losses_of_one(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some steps have a single row, so that one of the processes has none."""
     settings = {"steps": 5, "tokens_per_step": 10, "encoder_lora__dropout": 0, "multi_document": 0, "eval_every": 5}
@@ -185,7 +188,13 @@ def test_two_processes_have_the_losses_of_one(train: Train, tmp_path: Path, monk
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         assert not PartialState._shared_state
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        where = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            **_THREADS,
+        }
         for name, value in {**where, "RANK": str(rank), "LOCAL_RANK": str(rank)}.items():
             monkeypatch.setenv(name, value)
         train("two", **settings)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import IntervalStrategy
 
@@ -281,7 +281,7 @@ class PressTrainer(Trainer):
         self.load(Path(resume_from_checkpoint))
 
     def load(self, folder: Path) -> None:
-        """Takes weights and counters from a checkpoint; `train` reads the rest.
+        """Takes weights, counters and the step from a checkpoint; `train` reads the rest.
 
         Raises:
             TrainingError: they do not fit.
@@ -291,6 +291,7 @@ class PressTrainer(Trainer):
         if GUARD in counters:
             self._guard.restore(counters.pop(GUARD))
         self.counters = counters
+        self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
 
 
 def _only(batch: list[Step]) -> dict[str, Step]:
