@@ -80,7 +80,7 @@ def reports(
 ) -> list[Report]:
     """The slope of time over length, and what longer documents add to the peak of memory."""
     seconds = {n: found["seconds"][_key(found, n)] for n in lengths}
-    peaks = {n: found["peak"][_key(found, n)] for n in lengths}
+    peaks = {n: max(1, found["peak"][_key(found, n)]) for n in lengths}  # 0 where what is loaded has room left
     least = {n: _work(press, n, ratio).seconds(settings.machine, press.model.decoder.dtype) for n in lengths}
     times = [Side(name=f"{n:,} tokens", measured=Spread.of(seconds[n]), floor=least[n]) for n in lengths]
     memory = [

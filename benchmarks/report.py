@@ -23,8 +23,10 @@ def tables(run: dict[str, Any]) -> str:
     ratios = [(name, report) for name, report in reports if report["kind"] == "ratio"]
     parts = [_machine(run)]
     if ratios:
-        rows = [(name, _named(r), _spread(r["measured"]), _target(r), _number(r["floor"])) for name, r in ratios]
+        notes = list(dict.fromkeys(r["says"] for _, r in ratios if r["says"]))
+        rows = [(name, _named(r, notes), _spread(r["measured"]), _target(r), _number(r["floor"])) for name, r in ratios]
         parts.append(_table(("benchmark", "ratio", "measured (lowest to highest, runs)", "target", "floor"), rows))
+        parts += ["\n".join(f"{i}. {note}" for i, note in enumerate(notes, 1))] if notes else []
     sides = {(name, side["name"]): side for name, report in ratios for side in report["sides"]}
     if sides:
         lines = [
@@ -50,8 +52,8 @@ def _machine(run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _named(result: dict[str, Any]) -> str:
-    return f"{result['name']} ({result['says']})" if result["says"] else str(result["name"])
+def _named(result: dict[str, Any], notes: Sequence[str]) -> str:
+    return f"{result['name']} [{1 + notes.index(result['says'])}]" if result["says"] else str(result["name"])
 
 
 def _number(value: float | None) -> str:

@@ -47,6 +47,16 @@ def test_shares_of_time_add_up_and_attention_is_told_apart(tiny_press: Press, qu
         assert min(report.percent.values()) > 0
 
 
+def test_document_that_fits_the_room_left_in_memory_has_a_ratio_all_the_same(
+    tiny_press: Press, quick: Settings
+) -> None:
+    from benchmarks.length import reports
+
+    lengths = (64, 128)
+    found = {"seconds": {"64": [1.0], "128": [2.0]}, "peak": {"64": 0, "128": 0}}
+    assert all(math.isfinite(report.measured.median) for report in reports(tiny_press, quick, lengths, 8, found))
+
+
 def test_slope_of_a_power_is_its_exponent() -> None:
     from benchmarks.length import slope
 

@@ -40,7 +40,8 @@ def test_tables_hold_ratio_spread_target_floor_and_shares() -> None:
     assert "a CPU, 2 threads; bfloat16 1,000 GFLOP/s, memory 20.0 GB/s." in text
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     assert ["one", "good", "1.10 (1.05 to 1.20, 3)", "≤ 1.15: met", "1.01"] in rows
-    assert ["one", "bad (why)", "0.7", "≥ 0.8: MISSED", ""] in rows
+    assert ["one", "bad [1]", "0.7", "≥ 0.8: MISSED", ""] in rows
+    assert "\n1. why\n" in text
     assert ["one", "a side", "0.5 (0.4 to 0.6, 3) s", "0.25 s"] in rows
     assert ["matrix products", "60.0"] in rows
     assert "Not a quiet machine" not in text
