@@ -33,7 +33,7 @@ FromPress = Annotated[
     str | None, typer.Option("--from-press", metavar="PRESS", help="Start from the weights of a press.")
 ]
 NoResume = Annotated[
-    bool, typer.Option("--no-resume", help="Start over instead of going on with the run in the out folder.")
+    bool, typer.Option("--no-resume", help="Do not go on with a run in the out folder: refuse one that holds a run.")
 ]
 
 
