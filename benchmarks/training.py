@@ -55,7 +55,6 @@ def examples_of(press: Press, contexts: int) -> list[Example]:
                 answers=r.answers,
                 summary=None,
                 log2_ratio=None,
-                language=None,
             )
             for r in first
         ]

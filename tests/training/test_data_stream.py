@@ -18,7 +18,7 @@ from tiny import make_tokenizer
 from latentpress.data.rows import ExampleMaker, TokenizedRecord
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import DataError
-from latentpress.training.data_stream import StepStream, TrainingData, read_data, unigram_counts
+from latentpress.training.data_stream import Row, StepStream, TrainingData, read_data, unigram_counts
 from latentpress.training.overrides import make_recipe
 from latentpress.training.recipes import Recipe
 from training.helpers import WORDS, overrides, write_data
@@ -37,7 +37,7 @@ def tokenized(length: int, *, asked: bool = True, documents: int = 1, summary: b
     answers = (((7, 8), (9, 2)),) if asked else ()
     texts = tuple(tuple(range(5, 5 + length)) for _ in range(documents))
     return TokenizedRecord(
-        documents=texts, answers=answers, summary=((7,), (9, 2)) if summary else None, log2_ratio=2.0, language=None
+        documents=texts, answers=answers, summary=((7,), (9, 2)) if summary else None, log2_ratio=2.0
     )
 
 
@@ -86,8 +86,8 @@ def test_every_record_comes_exactly_once_an_epoch_and_every_row_has_a_target(
     stream = StepStream(usable, maker, settings)
     for epoch in range(2):
         plan = stream.epoch(epoch)
-        assert sorted(i for step in plan for row in step for i in row) == list(range(len(usable)))
-        for row in (row for step in plan for row in step):
+        assert sorted(i for step in plan for row in step for i in row.records) == list(range(len(usable)))
+        for row in (row.records for step in plan for row in step):
             assert sum(usable[i].tokens for i in row) <= settings.max_context_tokens
             assert len(row) <= 4
             assert len(row) == 1 or all(len(usable[i].documents) == 1 for i in row)
@@ -114,12 +114,49 @@ def test_rows_of_two_to_four_documents_are_made_by_their_share(maker: ExampleMak
 
     def documents(share: float) -> Counter[int]:
         stream = StepStream(short, maker, recipe(multi_document=share))
-        return Counter(len(row) for step in stream.epoch(0) for row in step)
+        return Counter(len(row.records) for step in stream.epoch(0) for row in step)
 
     assert set(documents(0)) == {1}
     assert set(documents(1)) - {1} == {2, 3, 4}
     mixed = documents(0.5)
     assert 0.35 < mixed[1] / mixed.total() < 0.65
+
+
+def test_long_documents_are_made_by_their_share_within_their_limit(maker: ExampleMaker) -> None:
+    short = [tokenized(20) for _ in range(300)]
+
+    def rows(share: float) -> list[Row]:
+        stream = StepStream(short, maker, recipe(long_documents=share, long_document_tokens=200, multi_document=0))
+        plan = stream.epoch(0)
+        assert sorted(i for step in plan for row in step for i in row.records) == list(range(300))
+        return [row for step in plan for row in step]
+
+    assert not any(row.joined for row in rows(0))
+    lengths = [20 * len(row.records) for row in rows(1)[:-1]]
+    assert all(row.joined for row in rows(1)[:-1])
+    assert min(lengths) > 96 - 20  # the shortest drawn is max_context_tokens
+    assert 150 < max(lengths) <= 200
+    some = rows(0.5)
+    assert 0.3 < sum(row.joined for row in some) / len(some) < 0.7
+
+
+def test_a_long_document_has_the_questions_of_all_its_windows(maker: ExampleMaker) -> None:
+    settings = recipe(long_documents=1, long_document_tokens=200, questions=2, quotes=1, quote_schedule="")
+    stream = StepStream([tokenized(20) for _ in range(40)], maker, settings)
+    for example in stream[0].examples:
+        (windows,) = example.documents  # one document
+        assert windows > 1
+        assert max(map(len, example.windows)) <= 48
+        kinds = Counter(branch.kind for branch in example.branches)
+        assert kinds["quote"] == windows
+        assert kinds["answer"] <= 2 * windows
+        assert kinds["answer"] > 2
+
+
+def test_a_record_that_joins_no_other_stays_a_row_of_its_own(maker: ExampleMaker) -> None:
+    pairs = [tokenized(20, documents=2) for _ in range(20)]
+    stream = StepStream(pairs, maker, recipe(long_documents=1, long_document_tokens=200))
+    assert {row for step in stream.epoch(0) for row in step} == {Row((i,)) for i in range(20)}
 
 
 def test_one_candidate_ratio_a_step_by_the_weights_of_its_phase(maker: ExampleMaker) -> None:

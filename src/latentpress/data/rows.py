@@ -83,8 +83,6 @@ class TokenizedRecord:
     """Request and target of the summary."""
     log2_ratio: float | None
     """log2 of context tokens over ultra-concise summary tokens (equation 6)."""
-    language: str | None
-    """Language, if the data says."""
 
     @property
     def tokens(self) -> int:
@@ -114,6 +112,7 @@ class ExampleMaker:
         # question.
         self._after_request = tuple(split_at_last_slot(render(tokenizer, ask_messages(prompt, 1, "")))[1])
         self._quote = tuple(encode_inert(tokenizer, "\n\nQuote: "))
+        self._between_passages = tuple(encode_inert(tokenizer, "\n\n"))
 
     def tokenize(self, record: Record) -> TokenizedRecord:
         """Tokenises a record; the first acceptable answer of each question is the target.
@@ -132,9 +131,18 @@ class ExampleMaker:
         label = None
         if record.short_summary and len(documents) == 1:
             label = density_label(len(documents[0]), len(encode_inert(self.tokenizer, record.short_summary)))
-        return TokenizedRecord(
-            documents=documents, answers=answers, summary=summary, log2_ratio=label, language=record.lang
-        )
+        return TokenizedRecord(documents=documents, answers=answers, summary=summary, log2_ratio=label)
+
+    def joined(self, records: Sequence[TokenizedRecord]) -> TokenizedRecord:
+        """One long document of several records of one document each, with all their questions.
+
+        Summaries and density labels are of the parts and are left out.
+        """
+        text: tuple[int, ...] = ()
+        for record in records:
+            text += (self._between_passages if text else ()) + record.documents[0]
+        answers = tuple(pair for record in records for pair in record.answers)
+        return TokenizedRecord(documents=(text,), answers=answers, summary=None, log2_ratio=None)
 
     def _request(self, text: str) -> tuple[int, ...]:
         return (*encode_inert(self.tokenizer, text), *self._after_request)
@@ -157,9 +165,9 @@ class ExampleMaker:
         Args:
             records: their documents follow each other; requests about any of them become branches.
             draw: chooses questions and quotes.
-            questions: most questions, drawn from all records'.
+            questions: most questions, drawn from all records'; a document of many windows counts as that many.
             quotes: passages of the text to be continued verbatim, a dense target that only a reader of the latents can
-                hit.
+                hit; again as many times as there are windows to a document.
             quote_tokens: length of each, more than `QUOTE_CUE`.
         """
         documents = [document for record in records for document in record.documents]
@@ -171,14 +179,15 @@ class ExampleMaker:
                 counts.append(len(spans))
                 labels += [record.log2_ratio if len(spans) == 1 else None] * len(spans)
         answers = [pair for record in records for pair in record.answers]
-        if len(answers) > questions:
-            answers = draw.sample(answers, questions)
+        times = 1 + sum(count - 1 for count in counts)  # what a step asks of a token does not fall with the length
+        if len(answers) > questions * times:
+            answers = draw.sample(answers, questions * times)
         branches = [Branch("answer", request + target, len(request)) for request, target in answers]
         if len(records) == 1 and records[0].summary is not None:
             request, target = records[0].summary
             branches.append(Branch("summary", request + target, len(request)))
         quotable = [document for document in documents if len(document) > QUOTE_CUE]
-        for _ in range(quotes if quotable else 0):
+        for _ in range(quotes * times if quotable else 0):
             document = draw.choice(quotable)
             start = draw.randrange(max(1, len(document) - quote_tokens + 1))
             passage = document[start : start + quote_tokens]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import random
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -158,17 +159,27 @@ def unigram_counts(records: Iterable[TokenizedRecord], vocabulary: int) -> Tenso
     return counts
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one row of a step is made of."""
+
+    records: tuple[int, ...]
+    """Indices of its records."""
+    joined: bool = False
+    """Whether their texts are one long document, not a document each."""
+
+
 class StepStream(Dataset[Step]):
     """The steps of a training, by index.
 
     Each epoch is a permutation of the records drawn from the seed and the epoch's number, cut into rows (of one record,
-    or of several documents) and then into steps.
+    of several documents, or of several texts joined to a long one) and then into steps.
     """
 
     def __init__(self, records: Sequence[TokenizedRecord], maker: ExampleMaker, recipe: Recipe) -> None:
         self.records, self.maker, self.recipe = records, maker, recipe
         self._starts = [0]  # first step of each epoch planned so far
-        self._plan: tuple[int, list[list[list[int]]]] = (-1, [])
+        self._plan: tuple[int, list[list[Row]]] = (-1, [])
 
     def __len__(self) -> int:
         return self.recipe.steps
@@ -183,8 +194,10 @@ class StepStream(Dataset[Step]):
             number=index, ratio=ratio, examples=tuple(self._example(row, draw, quotes) for row in self.rows(index))
         )
 
-    def _example(self, row: Sequence[int], draw: random.Random, quotes: int) -> Example:
-        records = [self.records[i] for i in row]
+    def _example(self, row: Row, draw: random.Random, quotes: int) -> Example:
+        records = [self.records[i] for i in row.records]
+        if row.joined:
+            records = [self.maker.joined(records)]
         asked = any(_asked(record, self.recipe) for record in records)
         if not asked and not (len(records) == 1 and records[0].summary):
             quotes = max(1, quotes)  # a row without a branch would train nothing
@@ -192,8 +205,8 @@ class StepStream(Dataset[Step]):
             records, draw, questions=self.recipe.questions, quotes=quotes, quote_tokens=self.recipe.quote_tokens
         )
 
-    def rows(self, index: int) -> list[list[int]]:
-        """Records of each row of a step."""
+    def rows(self, index: int) -> list[Row]:
+        """Rows of a step."""
         while self._starts[-1] <= index:
             epoch = len(self._starts) - 1
             self._plan = (epoch, self.epoch(epoch))
@@ -203,35 +216,40 @@ class StepStream(Dataset[Step]):
             self._plan = (epoch, self.epoch(epoch))
         return self._plan[1][index - self._starts[epoch]]
 
-    def epoch(self, number: int) -> list[list[list[int]]]:
-        """Steps of an epoch, each a list of rows, each a list of records; every record is in exactly one."""
+    def epoch(self, number: int) -> list[list[Row]]:
+        """Steps of an epoch, each a list of rows; every record is in exactly one."""
         draw = random.Random(f"{self.recipe.seed}/epoch/{number}")
         order = list(range(len(self.records)))
         draw.shuffle(order)
-        steps: list[list[list[int]]] = [[]]
+        steps: list[list[Row]] = [[]]
         tokens = at = 0
         while at < len(order):
-            row, length = self._row(order, at, draw)
-            at += len(row)
+            row = self._row(order, at, draw)
+            at += len(row.records)
             if tokens >= self.recipe.tokens_per_step:
                 steps.append([])
                 tokens = 0
             steps[-1].append(row)
-            tokens += length
+            tokens += sum(self.records[i].tokens for i in row.records)
         return steps
 
-    def _row(self, order: Sequence[int], at: int, draw: random.Random) -> tuple[list[int], int]:
-        """Takes the next record, or with the recipe's share the next 2 to 4, and their context tokens."""
-        wanted = draw.randint(2, 4) if draw.random() < self.recipe.multi_document else 1
+    def _row(self, order: Sequence[int], at: int, draw: random.Random) -> Row:
+        """Takes the next record, or with the recipe's shares the next few as documents or as one long document."""
+        most, limit, joined = 1, self.recipe.max_context_tokens, False
+        if self.recipe.long_documents and draw.random() < self.recipe.long_documents:
+            joined, most = True, len(order)
+            limit = round(math.exp(draw.uniform(math.log(limit), math.log(self.recipe.long_document_tokens))))
+        elif draw.random() < self.recipe.multi_document:
+            most = draw.randint(2, 4)
         row, length = [order[at]], self.records[order[at]].tokens
-        for index in order[at + 1 : at + wanted]:
+        for index in order[at + 1 : at + most]:
             record = self.records[index]
             together = self._joins(self.records[row[0]]) and self._joins(record)
-            if not together or length + record.tokens > self.recipe.max_context_tokens:
+            if not together or length + record.tokens > limit:
                 break
             row.append(index)
             length += record.tokens
-        return row, length
+        return Row(tuple(row), joined and len(row) > 1)
 
     def _joins(self, record: TokenizedRecord) -> bool:
         """Whether a record may share a row: it has one document, and something to train on beside a summary."""

@@ -71,10 +71,16 @@ class Recipe:
     """Records whose source starts with one of these are left out."""
     multi_document: float = 0.1
     """Share of rows made of 2 to 4 records of one document each."""
+    long_documents: float = 0.0
+    """Share of rows whose text is several records' joined to one document of many windows."""
+    long_document_tokens: int = 3000
+    """Most context tokens of such a row, beside the blank lines between its texts; each length is drawn log-uniformly
+    from `max_context_tokens` on."""
     questions: int = 5
-    """Most questions of a row."""
+    """Most questions of a row; of a document of many windows, as many for each."""
     quotes: int = 2
-    """Passages of its text that a row is asked to continue, where `quote_schedule` says nothing else."""
+    """Passages of its text that a row is asked to continue, where `quote_schedule` says nothing else; of a document of
+    many windows, as many for each."""
     quote_tokens: int = 40
     """Tokens of such a passage."""
     quote_schedule: tuple[QuotePhase, ...] = ()
@@ -149,10 +155,20 @@ class Recipe:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= limit):
                 raise InputError(f"{name}={value:g} must be {limit} or more")
-        for name, most in (("multi_document", 1.0), ("beta2", 0.999999), ("seed", 2**32 - 1)):
+        for name, most in (
+            ("multi_document", 1.0),
+            ("long_documents", 1.0),
+            ("beta2", 0.999999),
+            ("seed", 2**32 - 1),
+        ):
             value = getattr(self, name)
             if not 0 <= value <= most:
                 raise InputError(f"{name}={value:g} must be between 0 and {most:.10g}")
+        if self.long_documents and self.long_document_tokens < self.max_context_tokens:
+            raise InputError(
+                f"long_document_tokens={self.long_document_tokens} must be max_context_tokens="
+                f"{self.max_context_tokens} or more"
+            )
         if not math.isfinite(self.residual_sharpness):
             raise InputError(f"residual_sharpness={self.residual_sharpness:g} must be a number, for example 1")
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -89,8 +90,10 @@ def train(
             older = {"recipe": Recipe(recipe=recipe.recipe, press=recipe.press).identity()}
             checkpoint = claim(out, identity, resume=resume or args.process_index > 0, defaults=older)
         press = new_press(config, loaded, recipe, records)
+        earlier: dict[str, Any] = {}
         if from_press is not None:
             load_weights(press, Path(from_press), meant=overridden(overrides))
+            earlier = {"after": read_config(Path(from_press))[0].trained}
         stop = StopAfter(minutes, started)
         trainer = PressTrainer(
             press,
@@ -104,6 +107,7 @@ def train(
                 "recipe": recipe.identity(),
                 "data": [Path(path).name for path in data],
                 "records": len(records.train),
+                **earlier,
             },
             callbacks=[stop, Pace(), Files(out)],
         )
