@@ -7,7 +7,7 @@ import torch
 from benchmarks.documents import nearest_ratio, text_of
 from benchmarks.results import Report, Result, Settings, Side, Target
 from benchmarks.timing import interleave
-from benchmarks.work import forward_work, latents_work
+from benchmarks.work import compress_work, forward_work
 from latentpress.attention import Layout
 from latentpress.compressors import Ratio
 from latentpress.press import Press
@@ -44,9 +44,8 @@ def run(press: Press, settings: Settings) -> list[Report]:
         seconds=25,
         note=settings.note,
     )
-    causal = model.compressor.visibility == "causal"
-    bare = forward_work(encoder, [window] * count, causal=causal)
-    made = bare + latents_work(model, count * size.latents(window))
+    bare = forward_work(encoder, [window] * count, causal=model.compressor.visibility == "causal")
+    made = compress_work(press, [window] * count, size.value)
     floors = {_FORWARD: bare, _LATENTS: made, _WHOLE: made}
     least = {name: work.seconds(settings.machine, encoder.dtype) for name, work in floors.items()}
     sides = tuple(Side(name=name, measured=times.spread(name), floor=least[name]) for name in times.seconds)

@@ -14,17 +14,19 @@ from benchmarks.documents import QUESTION, nearest_ratio, text_of
 from benchmarks.results import Report, Result, Settings, Side
 from benchmarks.timing import Side as Action
 from benchmarks.timing import Timings, interleave
-from benchmarks.work import forward_work, latents_work, logits_work
+from benchmarks.work import compress_work, forward_work, logits_work
 from latentpress.attention import KeyValueCache
 from latentpress.backbone import Backbone
 from latentpress.decoder.generate import Sampling, embed_pieces, generate, prefill
 from latentpress.decoder.prompt import Piece, ask_messages, render, split_at_last_slot
 from latentpress.latents import EmbeddingLatents
 from latentpress.press import Press
-from latentpress.tokens import equal_windows, tokenize
+from latentpress.tokens import tokenize
 
 LENGTHS = (512, 2048, 7900)
 ANSWER_TOKENS = 16
+# Of a side's warm-up: the whole context is read, and a step of the decoder follows.
+_WARM_TOKENS = 2
 _TEXT, _OTHER = "full text", "full text, transformers' own pass"
 # What the template and the question take beside the context, at most.
 _TEMPLATE = 64
@@ -100,12 +102,7 @@ class Asker:
 
     def least_compress(self, settings: Settings, length: int, ratio: int) -> float:
         """Least seconds to compress a text of so many tokens."""
-        model = self.press.model
-        windows = [b - a for a, b in equal_windows(length, self.press.config.window_tokens)]
-        work = latents_work(model, sum(-(-n // ratio) for n in windows))
-        if model.encoder is not None:
-            work = work + forward_work(model.encoder, windows, causal=model.compressor.visibility == "causal")
-        return work.seconds(settings.machine, model.decoder.dtype)
+        return compress_work(self.press, [length], ratio).seconds(settings.machine, self.press.model.decoder.dtype)
 
 
 def run(press: Press, settings: Settings) -> list[Report]:
@@ -130,19 +127,25 @@ def _length(
         latents = asker.press.compress(text, ratio=ratio)
         counts[ratio] = len(latents)
         latents.save(file)
+    rounds = 2 if settings.quick else 5 if length <= 1024 else 3
+    times = interleave(
+        _sides(asker, text, files, answer),
+        rounds=rounds,
+        seconds=40,
+        at_least=min(rounds, 3),
+        warm=_sides(asker, text, files, _WARM_TOKENS),
+        note=lambda line: settings.note(f"{length:,} tokens, {line}"),
+    )
+    return _reports(asker, settings, length, counts, answer, times)
+
+
+def _sides(asker: Asker, text: str, files: Mapping[int, Path], answer: int) -> dict[str, Action]:
+    """What takes turns, each with an answer of so many tokens where it is timed to the end of one."""
     sides: dict[str, Action] = {_TEXT: lambda: asker.text(text, answer), _OTHER: lambda: asker.other(text)}
     for ratio, file in files.items():
         sides[f"stored x{ratio}"] = lambda file=file: _from_file(asker, file)  # type: ignore[misc]
         sides[f"pressed x{ratio}"] = lambda ratio=ratio: _from_text(asker, text, ratio, answer)  # type: ignore[misc]
-    rounds = 2 if settings.quick or length > 4096 else 3 if length > 1024 else 5
-    times = interleave(
-        sides,
-        rounds={name: rounds - 1 if name == _OTHER else rounds for name in sides},
-        seconds=40,
-        warm=length <= 1024,  # the shorter lengths have warmed everything
-        note=lambda line: settings.note(f"{length:,} tokens, {line}"),
-    )
-    return _reports(asker, settings, length, counts, answer, times)
+    return sides
 
 
 def _from_file(asker: Asker, file: Path) -> Mapping[str, float]:
@@ -158,51 +161,58 @@ def _from_text(asker: Asker, text: str, ratio: int, answer: int) -> Mapping[str,
 def _reports(
     asker: Asker, settings: Settings, length: int, counts: Mapping[int, int], answer: int, times: Timings
 ) -> list[Report]:
-    decoder = asker.press.model.decoder
-    first = f"{_TEXT}: first token"
-    least = {
-        first: asker.least(settings, asker.plain, length, 1),
-        _TEXT: asker.least(settings, asker.plain, length, answer),
-    }
-    least[_OTHER] = least[first]
-    for ratio, count in counts.items():
-        least[f"stored x{ratio}"] = asker.least(settings, decoder, count, 1)
-        least[f"pressed x{ratio}"] = asker.least_compress(settings, length, ratio) + asker.least(
-            settings, decoder, count, answer
-        )
+    least = _least(asker, settings, length, counts, answer)
+    start = (f"{_TEXT}: first token", f"{_TEXT}, first token")
+    whole = (_TEXT, f"{_TEXT}, {answer} tokens")
 
     def side(name: str, says: str) -> Side:
         return Side(name=f"{length:,} tokens: {says}", measured=times.spread(name), floor=least[name])
 
-    text_first, text_answer = side(first, f"{_TEXT}, first token"), side(_TEXT, f"{_TEXT}, {answer} tokens")
-    reports: list[Report] = []
-    for ratio in counts:
-        name = f"stored x{ratio}"
-        reports.append(
-            Result(
-                name=f"first token, {length:,} tokens: full text over latents stored at x{ratio}",
-                measured=times.ratio(first, name),
-                floor=least[first] / least[name],
-                sides=(text_first, side(name, f"latents stored at x{ratio}, first token")),
-            )
+    def compare(title: str, text: tuple[str, str], press: tuple[str, str]) -> Report:
+        return Result(
+            name=title,
+            measured=times.ratio(text[0], press[0]),
+            floor=least[text[0]] / least[press[0]],
+            sides=(side(*text), side(*press)),
         )
-    for ratio in counts:
-        name = f"pressed x{ratio}"
-        reports.append(
-            Result(
-                name=f"first answer ({answer} tokens), {length:,} tokens: full text over compressing at x{ratio}",
-                measured=times.ratio(_TEXT, name),
-                floor=least[_TEXT] / least[name],
-                sides=(text_answer, side(name, f"compressing at x{ratio}, then {answer} tokens")),
-            )
+
+    stored = [
+        compare(
+            f"first token, {length:,} tokens: full text over latents stored at x{ratio}",
+            start,
+            (f"stored x{ratio}", f"latents stored at x{ratio}, first token"),
         )
-    reports.append(
-        Result(
-            name=f"check, {length:,} tokens: full text here over transformers' own pass, first token",
-            measured=times.ratio(first, _OTHER),
-            floor=1.0,
-            says="above 1 the comparisons with the full text flatter the press",
-            sides=(side(_OTHER, _OTHER),),
+        for ratio in counts
+    ]
+    pressed = [
+        compare(
+            f"first answer ({answer} tokens), {length:,} tokens: full text over compressing at x{ratio}",
+            whole,
+            (f"pressed x{ratio}", f"compressing at x{ratio}, then {answer} tokens"),
         )
+        for ratio in counts
+    ]
+    check = Result(
+        name=f"check, {length:,} tokens: full text here over transformers' own pass, first token",
+        measured=times.ratio(start[0], _OTHER),
+        floor=1.0,
+        says="above 1 the comparisons with the full text flatter the press",
+        sides=(side(_OTHER, _OTHER),),
     )
-    return reports
+    return [*stored, *pressed, check]
+
+
+def _least(asker: Asker, settings: Settings, length: int, counts: Mapping[int, int], answer: int) -> dict[str, float]:
+    """Least seconds of every side, by its name."""
+    decoder = asker.press.model.decoder
+    first = asker.least(settings, asker.plain, length, 1)
+    least = {
+        f"{_TEXT}: first token": first,
+        _OTHER: first,
+        _TEXT: asker.least(settings, asker.plain, length, answer),
+    }
+    for ratio, count in counts.items():
+        least[f"stored x{ratio}"] = asker.least(settings, decoder, count, 1)
+        compress = asker.least_compress(settings, length, ratio)
+        least[f"pressed x{ratio}"] = compress + asker.least(settings, decoder, count, answer)
+    return least

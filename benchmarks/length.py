@@ -14,7 +14,7 @@ from benchmarks.documents import nearest_ratio, text_of
 from benchmarks.memory import peak_bytes, reset_peak, resident_bytes
 from benchmarks.results import Report, Result, Settings, Side, Target
 from benchmarks.timing import Spread, interleave
-from benchmarks.work import Work, forward_work, latents_work
+from benchmarks.work import compress_work, window_bytes
 from latentpress.press import Press
 from latentpress.tokens import equal_windows
 
@@ -81,15 +81,11 @@ def reports(
     """The slope of time over length, and what longer documents add to the peak of memory."""
     seconds = {n: found["seconds"][_key(found, n)] for n in lengths}
     peaks = {n: max(1, found["peak"][_key(found, n)]) for n in lengths}  # 0 where what is loaded has room left
-    least = {n: _work(press, n, ratio).seconds(settings.machine, press.model.decoder.dtype) for n in lengths}
+    least = {n: compress_work(press, [n], ratio).seconds(settings.machine, press.model.decoder.dtype) for n in lengths}
     times = [Side(name=f"{n:,} tokens", measured=Spread.of(seconds[n]), floor=least[n]) for n in lengths]
-    memory = [
-        Side(name=f"peak at {n:,} tokens, above the loaded press", measured=Spread.of([peaks[n] / 1e6]), unit="MB")
-        for n in lengths
-    ]
     longest = lengths[-1]
     full = [n for n in lengths if n >= 8192] or list(lengths[-2:])  # from here on every pass is full
-    results = [
+    return [
         Result(
             name=f"log-log slope of seconds over {lengths[0]:,} to {longest:,} tokens, ratio {ratio}",
             measured=slope(lengths, seconds),
@@ -105,19 +101,31 @@ def reports(
             target=Target("at most", 1.05),
             says="where every pass of the encoder is full",
         ),
+        _memory(press, lengths, ratio, peaks, full[0]),
     ]
-    kept = _kept_bytes(press, longest, ratio) - _kept_bytes(press, full[0], ratio)
-    results.append(
-        Result(
-            name=f"peak memory at {longest:,} over {full[0]:,} tokens, above the loaded press",
-            measured=Spread.of([peaks[longest] / peaks[full[0]]]),
-            floor=(peaks[full[0]] + kept) / peaks[full[0]],
-            target=Target("at most", 1.25),
-            sides=tuple(memory),
-            says="floor: only latents, spans, text and its token ids are added",
+
+
+def _memory(press: Press, lengths: Sequence[int], ratio: int, peaks: Mapping[int, int], full: int) -> Result:
+    """What the longest document adds to the peak of one of so many tokens."""
+    longest = lengths[-1]
+    kept = _kept_bytes(press, longest, ratio) - _kept_bytes(press, full, ratio)
+    sides = [
+        Side(
+            name=f"peak at {n:,} tokens, above the loaded press",
+            measured=Spread.of([peaks[n] / 1e6]),
+            floor=_least_bytes(press, n, ratio) / 1e6,
+            unit="MB",
         )
+        for n in lengths
+    ]
+    return Result(
+        name=f"peak memory at {longest:,} over {full:,} tokens, above the loaded press",
+        measured=Spread.of([peaks[longest] / peaks[full]]),
+        floor=(peaks[full] + kept) / peaks[full],
+        target=Target("at most", 1.25),
+        sides=tuple(sides),
+        says="floor: only latents, spans and token ids are added",
     )
-    return [*results]
 
 
 def _key(found: Mapping[str, Any], length: int) -> Any:
@@ -136,17 +144,13 @@ def _fit(points: Sequence[tuple[float, float]]) -> float:
     return statistics.linear_regression(*zip(*points, strict=True)).slope
 
 
-def _work(press: Press, length: int, ratio: int) -> Work:
-    encoder, windows = press.model.encoder, [b - a for a, b in equal_windows(length, press.config.window_tokens)]
-    made = latents_work(press.model, sum(-(-n // ratio) for n in windows))
-    return (
-        made
-        if encoder is None
-        else forward_work(encoder, windows, causal=press.model.compressor.visibility == "causal") + made
-    )
+def _least_bytes(press: Press, length: int, ratio: int) -> int:
+    """What is held at the end of a document's last window: see `_kept_bytes` and `window_bytes`."""
+    window = max(end - start for start, end in equal_windows(length, press.config.window_tokens))
+    return _kept_bytes(press, length, ratio) + window_bytes(press, window)
 
 
 def _kept_bytes(press: Press, length: int, ratio: int) -> int:
-    """Latents with their spans, and the text with its token ids as 64-bit numbers."""
+    """Latents with their spans, and the token ids as 64-bit numbers; the text was there before."""
     latents = -(-length // ratio)
-    return latents * (press.base.width * press.model.decoder.dtype.itemsize + 4 * 8) + length * (4 + 8)
+    return latents * (press.base.width * press.model.decoder.dtype.itemsize + 4 * 8) + length * 8

@@ -3,28 +3,52 @@ r"""Answers from latents, scored: SQuAD F1 and EM of presses on a question-answe
     python -m benchmarks.quality --data dev.jsonl --questions 500 --out runs/quality \
         --press semidynamic-smollm2-135m --ratios 2,4,8,16,32,auto --press runs/reader/press --ratios 1,4,8,16
 
-The same random questions go to every system. Predictions are written as they come, one file a system and ratio, and are
-not made again; scores are computed from the files.
+The same random questions go to every system. Predictions are written as they come, one file a system (a press of these
+very weights) and ratio, and are not made again for the same questions; scores are computed from the files.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import random
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import latentpress
+from benchmarks import report as files
+from benchmarks.predictions import Predictions, Question, Row
 from latentpress.data.records import Record, read_records
+from latentpress.errors import LatentpressError
 from latentpress.evaluation.metrics import bootstrap_interval, exact_match, f1, paired_bootstrap
-from latentpress.press import Press
+
+if TYPE_CHECKING:
+    from latentpress.press import Press
 
 _BATCH = 32
-Question = tuple[str, str, tuple[str, ...]]
-Row = dict[str, Any]
+_NEW_TOKENS = 24
+_SHORT = 8  # characters of a fingerprint in a name
+
+
+class System(NamedTuple):
+    """A press at one ratio."""
+
+    name: str
+    """Of the press."""
+    fingerprint: str
+    """Of the press's files."""
+    ratio: str
+    """Asked for; `auto` is the selector's."""
+
+    @property
+    def full(self) -> str:
+        """A name that another press of the same name does not share."""
+        return f"{self.name}-{self.fingerprint[:_SHORT]}-x{self.ratio}"
 
 
 def draw_questions(records: list[Record], count: int, seed: int) -> list[Question]:
@@ -38,48 +62,56 @@ def draw_questions(records: list[Record], count: int, seed: int) -> list[Questio
     return random.Random(seed).sample(every, min(count, len(every)))
 
 
-def predict(press: Press, ratio: str, questions: list[Question], path: Path) -> None:
-    """Answers all questions at one ratio (`auto`: the selector's), appending to a file of predictions."""
-    done = len(path.read_text().splitlines()) if path.exists() else 0
-    with path.open("a") as file:
-        for start in range(done, len(questions), _BATCH):
-            batch = questions[start : start + _BATCH]
-            contexts = list(dict.fromkeys(context for context, _, _ in batch))
-            began = time.perf_counter()
-            latents = dict(
-                zip(contexts, press.compress(contexts, ratio=None if ratio == "auto" else float(ratio)), strict=True)
-            )
-            answers = press.ask_many(
-                [latents[c] for c, _, _ in batch], [q for _, q, _ in batch], max_new_tokens=24, batch_size=_BATCH
-            )
-            for (context, _, _), answer in zip(batch, answers, strict=True):
-                row = {
-                    "prediction": answer,
-                    "tokens": latents[context].context_tokens,
-                    "latents": len(latents[context]),
-                }
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            print(
-                f"{path.stem}: {start + len(batch)}/{len(questions)}, {time.perf_counter() - began:.1f} s", flush=True
-            )
+def predict(press: Press, ratio: str, questions: list[Question], seed: int, out: Path) -> tuple[System, list[Row]]:
+    """Answers all questions at one ratio (`auto`: the selector's) that have no prediction in the folder yet."""
+    system = System(press.config.name, press.fingerprint, ratio)
+    made_by = {"press": press.fingerprint, "ratio": ratio, "seed": seed, "max_new_tokens": _NEW_TOKENS}
+    predictions = Predictions(out / f"{system.full}.jsonl", made_by, questions)
+    while batch := predictions.missing[:_BATCH]:
+        contexts = list(dict.fromkeys(context for context, _, _ in batch))
+        began = time.perf_counter()
+        made = press.compress(contexts, ratio=None if ratio == "auto" else float(ratio))
+        latents = dict(zip(contexts, made, strict=True))
+        answers = press.ask_many(
+            [latents[c] for c, _, _ in batch], [q for _, q, _ in batch], max_new_tokens=_NEW_TOKENS, batch_size=_BATCH
+        )
+        predictions.add(
+            [
+                {"prediction": answer, "tokens": latents[context].context_tokens, "latents": len(latents[context])}
+                for (context, _, _), answer in zip(batch, answers, strict=True)
+            ]
+        )
+        done, seconds = len(predictions.rows), time.perf_counter() - began
+        print(f"{system.full}: {done}/{len(questions)}, {seconds:.1f} s", flush=True)
+    return system, predictions.rows
 
 
-def zero_shot(press: Press, questions: list[Question], path: Path) -> list[Row]:
-    """Answers questions one by one from the full text by the base model as it is, appending to a file."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    with path.open("a") as file:
-        for context, question, _ in questions[len(rows) :]:
-            tokens = press.count_tokens(context)
-            answer = press.ask_text(context, question, max_new_tokens=24)
-            rows.append({"prediction": answer, "tokens": tokens, "latents": tokens})
-            file.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
-    return rows
+def zero_shot(press: Press, questions: list[Question], seed: int, out: Path) -> list[Row]:
+    """Answers questions one by one from the full text by the base model as it is, in the words of a press's prompt."""
+    base = press.base.fingerprint
+    prompt = dataclasses.asdict(press.config.prompt)
+    made_by = {"base": base, "prompt": prompt, "seed": seed, "max_new_tokens": _NEW_TOKENS}
+    predictions = Predictions(out / f"zero-shot-{base[:_SHORT]}-x1.jsonl", made_by, questions)
+    while batch := predictions.missing[:1]:
+        context, question, _ = batch[0]
+        tokens = press.count_tokens(context)
+        answer = press.ask_text(context, question, max_new_tokens=_NEW_TOKENS)
+        predictions.add([{"prediction": answer, "tokens": tokens, "latents": tokens}])
+    return predictions.rows
+
+
+def labelled(systems: Sequence[System]) -> dict[System, str]:
+    """Names for the report: `name-xRATIO`, with the fingerprint too where presses share a name."""
+    presses = {(system.name, system.fingerprint) for system in systems}
+    names = [name for name, _ in presses]
+    return {
+        system: system.full if names.count(system.name) > 1 else f"{system.name}-x{system.ratio}" for system in systems
+    }
 
 
 def summarise(rows: list[Row], questions: list[Question]) -> dict[str, float]:
     """Scores of a system's predictions, in percent, with the 95% bootstrap interval of F1."""
-    pairs = [(row["prediction"], answers) for row, (_, _, answers) in zip(rows, questions, strict=False)]
+    pairs = [(row["prediction"], answers) for row, (_, _, answers) in zip(rows, questions, strict=True)]
     mean, low, high = bootstrap_interval([f1(prediction, answers) for prediction, answers in pairs])
     return {
         "f1": 100 * mean,
@@ -91,8 +123,37 @@ def summarise(rows: list[Row], questions: list[Question]) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Command line."""
+def differences(made: dict[str, list[Row]], questions: list[Question]) -> dict[str, dict[str, float]]:
+    """Paired differences in F1 of every two systems of one ratio."""
+    scores = {
+        label: [f1(row["prediction"], answers) for row, (_, _, answers) in zip(rows, questions, strict=True)]
+        for label, rows in made.items()
+    }
+    found = {}
+    for (a, first), (b, second) in itertools.permutations(scores.items(), 2):
+        if a < b and a.rpartition("-x")[2] == b.rpartition("-x")[2]:
+            mean, low, high = paired_bootstrap(second, first)
+            found[f"{b} minus {a}"] = {"f1": 100 * mean, "f1_low": 100 * low, "f1_high": 100 * high}
+    return found
+
+
+def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Answers what has no answer yet, and scores everything."""
+    questions = draw_questions(read_records(args.data), args.questions, args.seed)
+    made: dict[System, list[Row]] = {}
+    for name, ratios in zip(args.press, args.ratios, strict=True):
+        press = latentpress.load(name)
+        made |= dict(predict(press, ratio, questions, args.seed, args.out) for ratio in ratios.split(","))
+    labels = labelled([*made])
+    report = {labels[system]: summarise(rows, questions) for system, rows in made.items()}
+    if args.zero_shot:
+        some = questions[: args.zero_shot]
+        report["zero-shot-x1"] = summarise(zero_shot(press, some, args.seed, args.out), some)
+    return report | differences({labels[system]: rows for system, rows in made.items()}, questions)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--press", action="append", required=True)
@@ -101,36 +162,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--zero-shot", type=int, default=0, help="so many of them from the full text by the base model")
     parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
-    questions = draw_questions(read_records(args.data), args.questions, args.seed)
-    scores: dict[str, list[float]] = {}
-    report: dict[str, dict[str, float]] = {}
-    for name, ratios in zip(args.press, args.ratios, strict=True):
-        press = latentpress.load(name)
-        for ratio in ratios.split(","):
-            path = args.out / f"{press.config.name}-x{ratio}.jsonl"
-            predict(press, ratio, questions, path)
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            pairs = zip(rows, questions, strict=True)
-            scores[path.stem] = [f1(row["prediction"], answers) for row, (_, _, answers) in pairs]
-            report[path.stem] = summarise(rows, questions)
-    if args.zero_shot:
-        rows = zero_shot(press, questions[: args.zero_shot], args.out / "zero-shot-x1.jsonl")
-        report["zero-shot-x1"] = summarise(rows, questions)
-    for (a, first), (b, second) in itertools.permutations(scores.items(), 2):
-        if a < b and a.rpartition("-x")[2] == b.rpartition("-x")[2]:
-            mean, low, high = paired_bootstrap(second, first)
-            report[f"{b} minus {a}"] = {"f1": 100 * mean, "f1_low": 100 * low, "f1_high": 100 * high}
+    try:
+        report = measure(args)
+    except LatentpressError as error:
+        print(f"quality: error: {error}", file=sys.stderr)
+        return 2
     for system, row in report.items():
-        rest = (
-            f"EM {row['em']:5.1f}  achieved ratio {row['ratio']:5.2f}  {row['questions']} questions"
-            if "em" in row
-            else ""
-        )
-        print(f"{system:60s} F1 {row['f1']:5.1f} [{row['f1_low']:.1f}, {row['f1_high']:.1f}]  {rest}")
-    (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        print(f"{system:60s} {_line(row)}")
+    files.replace(args.out / "report.json", json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+def _line(row: dict[str, Any]) -> str:
+    scores = f"F1 {row['f1']:5.1f} [{row['f1_low']:.1f}, {row['f1_high']:.1f}]  "
+    if "em" not in row:
+        return scores
+    return f"{scores}EM {row['em']:5.1f}  achieved ratio {row['ratio']:5.2f}  {row['questions']} questions"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from benchmarks.documents import equal_lengths, log_uniform, nearest_ratio, text_of
 from benchmarks.results import Report, Result, Settings, Side, Target
 from benchmarks.timing import interleave
-from benchmarks.work import Work, forward_work, latents_work
+from benchmarks.work import compress_work
 from latentpress.press import Press
-from latentpress.tokens import equal_windows
 
 
 def run(press: Press, settings: Settings) -> list[Report]:
@@ -20,18 +17,14 @@ def run(press: Press, settings: Settings) -> list[Report]:
     ragged, equal = "texts of log-uniform length", "texts of equal length"
     lengths[equal] = equal_lengths(count, sum(lengths[ragged]))
     texts = {name: [text_of(press.base.tokenizer, n) for n in each] for name, each in lengths.items()}
-    press.compress(texts[ragged][:4], ratio=ratio)
     times = interleave(
         {name: lambda each=each: _compress(press, each, ratio) for name, each in texts.items()},  # type: ignore[misc]
         rounds=2 if settings.quick else 3,
         seconds=35,
-        warm=False,
         note=settings.note,
     )
-    least = {
-        name: _work(press, each, ratio).seconds(settings.machine, press.model.decoder.dtype)
-        for name, each in lengths.items()
-    }
+    dtype = press.model.decoder.dtype
+    least = {name: compress_work(press, n, ratio).seconds(settings.machine, dtype) for name, n in lengths.items()}
     total = sum(lengths[equal])
     return [
         Result(
@@ -46,14 +39,3 @@ def run(press: Press, settings: Settings) -> list[Report]:
 
 def _compress(press: Press, texts: list[str], ratio: int) -> None:
     press.compress(texts, ratio=ratio)
-
-
-def _work(press: Press, lengths: Sequence[int], ratio: int) -> Work:
-    encoder = press.model.encoder
-    windows = [b - a for n in lengths for a, b in equal_windows(n, press.config.window_tokens)]
-    made = latents_work(press.model, sum(-(-n // ratio) for n in windows))
-    return (
-        made
-        if encoder is None
-        else forward_work(encoder, windows, causal=press.model.compressor.visibility == "causal") + made
-    )

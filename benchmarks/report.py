@@ -47,6 +47,7 @@ def _machine(run: dict[str, Any]) -> str:
     ]
     if run["busy"]:
         lines.append(f"**Not a quiet machine**: {run['load_average']:.1f} processes were waiting for it at the start.")
+    lines += [f"**Failed**: `{name}`, {' '.join(message.split())}" for name, message in run.get("failures", {}).items()]
     if run["quick"]:
         lines.append("**A quick run**: small sizes, to see that everything works; its numbers mean nothing.")
     return "\n".join(lines)

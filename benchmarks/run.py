@@ -1,5 +1,7 @@
 """Measures speed and memory: ratios between two things measured side by side, each with its floor beside it.
 
+The result file is written after each benchmark. One that fails is named there, the others go on, the exit code is 1.
+
 python -m benchmarks.run                        everything, on a quiet machine (make bench)
 python -m benchmarks.run ragged length          only these
 python -m benchmarks.run --quick                small sizes, to see that everything works
@@ -14,6 +16,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +26,7 @@ from benchmarks import report
 
 if TYPE_CHECKING:
     from benchmarks.results import Settings
+    from benchmarks.work import Machine
     from latentpress.press import Press
 
 BENCHMARKS = {
@@ -50,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     started = time.perf_counter()
     load_average = os.getloadavg()[0]
-    busy = load_average > _BUSY
-    if busy and not args.quick:
+    if load_average > _BUSY and not args.quick:
         _note(started, f"warning: {load_average:.1f} processes wait for this machine; measure on a quiet one")
     try:
         _note(started, f"loading {args.press}")
@@ -59,27 +62,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _note(started, f"rates of this machine with {torch.get_num_threads()} threads")
         machine = measure_machine(size=256, megabytes=16) if args.quick else measure_machine()
         settings = Settings(press=args.press, quick=args.quick, machine=machine, note=lambda _: None)
-        found = {name: _run(name, press, settings, started) for name in args.names or BENCHMARKS}
     except LatentpressError as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 2
-    run = {
+    run = _new_run(press, args.quick, load_average, _machine(machine, torch.get_num_threads()))
+    for name in args.names or BENCHMARKS:
+        _measure(name, press, settings, started, run)
+        run["seconds"] = time.perf_counter() - started
+        # After each one, so that nothing that ends this process later takes what was measured with it.
+        report.replace(args.json, json.dumps(run, indent=2, allow_nan=False) + "\n")
+    print(report.tables(run))
+    print(f"also in {args.json}")
+    for name, message in run["failures"].items():
+        print(f"benchmarks: error: {name}: {message}", file=sys.stderr)
+    return 1 if run["failures"] else 0
+
+
+def _new_run(press: Press, quick: bool, load_average: float, machine: dict[str, Any]) -> dict[str, Any]:
+    """A run without results."""
+    return {
         "schema_version": SCHEMA_VERSION,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "press": press.config.name,
         "press_fingerprint": press.fingerprint,
-        "quick": args.quick,
-        "busy": busy,
+        "quick": quick,
+        "busy": load_average > _BUSY,
         "load_average": load_average,
-        "seconds": time.perf_counter() - started,
-        "machine": _machine(machine.operations, machine.bandwidth, torch.get_num_threads()),
+        "seconds": 0.0,
+        "machine": machine,
         "versions": _versions(),
-        "benchmarks": found,
+        "benchmarks": {},
+        "failures": {},
     }
-    report.replace(args.json, json.dumps(run, indent=2, allow_nan=False) + "\n")
-    print(report.tables(run))
-    print(f"also in {args.json}")
-    return 0
+
+
+def _measure(name: str, press: Press, settings: Settings, started: float, run: dict[str, Any]) -> None:
+    """Adds a benchmark's reports to a run, or what it failed with."""
+    try:
+        found = _run(name, press, settings, started)
+        json.dumps(found, allow_nan=False)  # a number that is none fails this benchmark, not the file
+    except Exception as error:  # noqa: BLE001  # whatever it is, the benchmarks before and after it stand
+        traceback.print_exc()
+        run["failures"][name] = f"{type(error).__name__}: {error}"
+        press.model.eval()  # as the next one expects it, wherever this one stopped
+    else:
+        run["benchmarks"][name] = found
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -123,13 +150,13 @@ def _note(started: float, line: str) -> None:
     print(f"[{time.perf_counter() - started:6.1f} s] {line}", file=sys.stderr, flush=True)
 
 
-def _machine(operations: dict[str, float], bandwidth: float, threads: int) -> dict[str, Any]:
+def _machine(machine: Machine, threads: int) -> dict[str, Any]:
     return {
         "processor": _processor(),
         "system": platform.platform(),
         "threads": threads,
-        "operations": operations,
-        "bandwidth": bandwidth,
+        "operations": machine.operations,
+        "bandwidth": machine.bandwidth,
     }
 
 

@@ -64,31 +64,36 @@ def interleave(
     *,
     rounds: int | Mapping[str, int],
     seconds: float = math.inf,
-    warm: bool = True,
+    at_least: int = 2,
+    warm: bool | Mapping[str, Side] = True,
     note: Note = lambda _: None,
 ) -> Timings:
-    """Runs sides in turn, A B A B ..., and takes the time of each run.
+    """Runs sides in turn, A B, B A, A B, ..., and takes the time of each run.
+
+    The order turns round by round, so that what a side leaves behind (caches, a warm or a hot processor) is not always
+    to the good of the same one.
 
     Args:
         sides: what is timed, by name.
         rounds: runs of every side, or of each by name; a side with fewer sits out the last rounds.
-        seconds: no further round starts after so many, but two are always run.
-        warm: run every side once before, untimed.
+        seconds: no further round starts after so many.
+        at_least: rounds that are run however long they take.
+        warm: run every side once before, untimed; or what is run instead of it, by name.
         note: told of each round.
     """
     wanted = {name: rounds if isinstance(rounds, int) else rounds[name] for name in sides}
     if warm:
         note("warm-up")
-        for side in sides.values():
-            side()
+        for name, side in sides.items():
+            (warm[name] if isinstance(warm, Mapping) else side)()
     taken: dict[str, list[float]] = {}
     started = time.perf_counter()
     total = max(wanted.values(), default=0)
     for number in range(total):
-        if number > 1 and time.perf_counter() - started > seconds:
+        if number >= at_least and time.perf_counter() - started > seconds:
             break
         note(f"round {number + 1} of {total}")
-        for name, side in sides.items():
+        for name, side in [*sides.items()][:: -1 if number % 2 else 1]:
             if number < wanted[name]:
                 _take(name, side, taken)
     return Timings(taken)

@@ -16,7 +16,7 @@ from benchmarks.memory import peak_bytes, reset_peak, resident_bytes
 from benchmarks.naive_training import one_question_each, padded_loss, padding_free_loss
 from benchmarks.results import Report, Result, Settings, Side, Target
 from benchmarks.timing import Spread, interleave
-from benchmarks.work import Work, backward_work, kept_bytes, latents_work, logits_work
+from benchmarks.work import Work, backward_work, kept_bytes, latents_work, logits_work, weight_bytes
 from latentpress.compressors import Ratio, Size
 from latentpress.data.records import read_records
 from latentpress.data.rows import Example, ExampleMaker
@@ -146,21 +146,11 @@ def reports(
     questions = sum(len(example.branches) for example in examples)
     floors = {name: _floor(press, settings, name, examples, ratio) for name in LOSSES}
     shape = f"{len(examples)} contexts, {questions} questions, ratio {ratio}"
-    sides = []
-    for name in LOSSES:
-        seconds, peak = times["seconds"][name], peaks[name]
-        sides.append(Side(name=f"step, {name}", measured=Spread.of(seconds), floor=floors[name][0]))
-        rates = Spread.of(questions / one for one in seconds)
-        sides.append(Side(name=f"questions/s, {name}", measured=rates, floor=questions / floors[name][0], unit="/s"))
-        sides.append(
-            Side(
-                name=f"peak above the loaded press, {name}",
-                measured=Spread.of([peak["above"] / 1e6]),
-                floor=floors[name][1] / 1e6,
-                unit="MB",
-            )
-        )
-        sides.append(Side(name=f"peak of the process, {name}", measured=Spread.of([peak["all"] / 1e6]), unit="MB"))
+    sides = [
+        side
+        for name in LOSSES
+        for side in _sides(press, name, questions, times["seconds"][name], peaks[name], floors[name])
+    ]
     results: list[Report] = []
     for name in (FREE, PADDED):
         by_round = zip(times["seconds"][name], times["seconds"][PACKED], strict=True)
@@ -183,6 +173,27 @@ def reports(
         for name in (FREE, PADDED)
     ]
     return results
+
+
+def _sides(
+    press: Press,
+    name: str,
+    questions: int,
+    seconds: Sequence[float],
+    peak: Mapping[str, int],
+    floor: tuple[float, float],
+) -> list[Side]:
+    """Time, rate and memory of one way of training; `floor` is its least seconds and least bytes above the press."""
+    least, kept = floor
+    above, whole = Spread.of([peak["above"] / 1e6]), Spread.of([peak["all"] / 1e6])
+    rates = Spread.of(questions / one for one in seconds)
+    held = (weight_bytes(press) + kept) / 1e6
+    return [
+        Side(name=f"step, {name}", measured=Spread.of(seconds), floor=least),
+        Side(name=f"questions/s, {name}", measured=rates, floor=questions / least, unit="/s"),
+        Side(name=f"peak above the loaded press, {name}", measured=above, floor=kept / 1e6, unit="MB"),
+        Side(name=f"peak of the process, {name}", measured=whole, floor=held, unit="MB"),
+    ]
 
 
 def _floor(press: Press, settings: Settings, name: str, examples: Sequence[Example], ratio: int) -> tuple[float, float]:

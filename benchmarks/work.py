@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,6 +17,10 @@ from torch import nn
 from latentpress.backbone import Backbone
 from latentpress.lora import LoraLinear
 from latentpress.model import PressModel
+from latentpress.tokens import equal_windows
+
+if TYPE_CHECKING:
+    from latentpress.press import Press
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +146,33 @@ def latents_work(model: PressModel, latents: int) -> Work:
         return Work(0, 0)
     weights = model.converter.up.weight.numel() + model.converter.down.weight.numel()
     return Work(2 * latents * weights, model.decoder.dtype.itemsize * weights)
+
+
+def compress_work(press: Press, lengths: Sequence[int], ratio: int) -> Work:
+    """Work of compressing texts of so many tokens: the encoder's pass over their windows, and the converter's."""
+    model = press.model
+    windows = [end - start for n in lengths for start, end in equal_windows(n, press.config.window_tokens)]
+    work = latents_work(model, sum(-(-n // ratio) for n in windows))
+    if model.encoder is not None:
+        work = work + forward_work(model.encoder, windows, causal=model.compressor.visibility == "causal")
+    return work
+
+
+def weight_bytes(press: Press) -> int:
+    """Bytes of all weights of a press and its base model, each counted once however many parts share it."""
+    weights = {id(one): one for module in (press.model, press.base.model) for one in module.parameters()}
+    return sum(one.nbytes for one in weights.values())
+
+
+def window_bytes(press: Press, tokens: int) -> int:
+    """Bytes that the encoder's pass over a window cannot do without: its row, and keys and values of one layer.
+
+    Every token's output needs its own row and the keys and values of all; anything else could be made in parts.
+    """
+    encoder = press.model.encoder
+    if encoder is None:
+        return 0
+    return tokens * encoder.dtype.itemsize * (encoder.width + 2 * _heads(encoder)[1])
 
 
 def kept_bytes(backbone: Backbone, tokens: int) -> int:

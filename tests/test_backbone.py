@@ -143,6 +143,17 @@ def test_architectures_that_packing_would_falsify_are_refused(kind: Any, extra: 
         wrap_base(other_family(kind, **extra), make_tokenizer(), id="other", fingerprint="0")
 
 
+@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
+def test_rotary_embeddings_that_follow_the_longest_sequence_are_refused(rope: str) -> None:
+    """One text's length would change its neighbour's states, in a family that is tested otherwise."""
+    parameters: dict[str, Any] = {"rope_type": rope, "rope_theta": 1e4, "factor": 2.0}
+    if rope == "longrope":
+        parameters |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 32}
+    model = other_family(hf.LlamaConfig, rope_parameters=parameters)
+    with pytest.raises(BaseModelError, match=f"rotary embeddings of type '{rope}'"):
+        wrap_base(model, make_tokenizer(), id="other", fingerprint="0")
+
+
 def other_family(kind: Any, **extra: Any) -> Any:
     torch.manual_seed(0)
     config = kind(

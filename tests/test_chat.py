@@ -187,6 +187,12 @@ def test_mistakes_are_named_at_once_also_with_a_stream(
         press.chat(messages, latents[:count], stream=stream)  # type: ignore[call-overload]
 
 
+@pytest.mark.parametrize("documents", [["a text"], "some text", [3]])
+def test_documents_that_are_no_latents_are_named(press: Press, documents: Any) -> None:
+    with pytest.raises(InputError, match="no latents"):
+        press.chat([user(PLACEHOLDER)], documents)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_latents_and_lengths_are_checked_at_once(press: Press, latents: list[EmbeddingLatents], stream: bool) -> None:
     foreign = dataclasses.replace(latents[0], press="sibling", press_fingerprint="abcd")

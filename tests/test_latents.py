@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from latentpress.errors import LatentsError
-from latentpress.latents import EmbeddingLatents, WindowInfo, total_ratio
+from latentpress.latents import EmbeddingLatents, WindowInfo, _digest, total_ratio
 
 SHA = "0123456789abcdef" * 4
 
@@ -68,12 +68,14 @@ def assert_identical(one: EmbeddingLatents, other: EmbeddingLatents) -> None:
             assert left == right, field.name
 
 
-def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Changes the header of a saved file and leaves its tensors alone."""
+def rewrite(path: Path, change: Callable[[dict[str, Any]], None], *, sign: bool = True) -> None:
+    """Changes the header of a saved file and leaves its tensors alone; `sign` makes its checksum right again."""
     with safe_open(path, framework="pt") as opened:
         header = json.loads(opened.metadata()["latentpress"])
+    before = header.pop("sha256")
     change(header)
     tensors = safetensors.torch.load(path.read_bytes())
+    header.setdefault("sha256", _digest(tensors, header) if sign else before)
     path.write_bytes(safetensors.torch.save(tensors, metadata={"latentpress": json.dumps(header)}))
 
 
@@ -291,6 +293,19 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
     assert not target.exists()
 
 
+@pytest.mark.parametrize("change", [{"scale": 0.5}, {"press": "other"}, {"requested_ratio": 8.0}])
+def test_an_altered_header_is_noticed(saved: Path, change: dict[str, Any]) -> None:
+    rewrite(saved, lambda header: header.update(change), sign=False)
+    with pytest.raises(LatentsError, match="do not match their checksum"):
+        EmbeddingLatents.load(saved)
+
+
+def test_what_can_be_no_path_is_refused() -> None:
+    for name in ("a\0b", "x" * 5000, "~nobody-of-that-name/x", 3):
+        with pytest.raises(LatentsError, match="latents file"):
+            EmbeddingLatents.load(name)  # type: ignore[arg-type]
+
+
 def test_what_is_no_latents_file_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "x"
     for content in (b"text", b"\x00" * 100, b"\xff" * 100, b"{}" * 50, safetensors.torch.save({"a": torch.zeros(1)})):
@@ -317,7 +332,7 @@ HEADER_CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda header: header.update(scale=10**400), "too large"),
     (lambda header: header.update(requested_ratio=0.1), "requested ratio 0.1"),
     (lambda header: header.update(text_sha256="no"), "text_sha256 'no'"),
-    (lambda header: header.update(tensors_sha256="no"), "do not match their checksum"),
+    (lambda header: header.update(sha256="no"), "do not match their checksum"),
     (lambda header: header.update(windows={}), "its header has {} as windows"),
     (lambda header: header.update(windows=[]), "6 vectors, but the windows' latents add up to 0"),
     (lambda header: header.update(windows=[1, 2]), "window 0 of its header holds int"),
@@ -352,7 +367,9 @@ def test_missing_and_additional_tensors_are_refused(saved: Path) -> None:
     with safe_open(saved, framework="pt") as opened:
         metadata = opened.metadata()
     for changed in ({**tensors, "more": torch.zeros(1)}, {"vectors": tensors["vectors"]}):
-        saved.write_bytes(safetensors.torch.save(changed, metadata=metadata))
+        header = json.loads(metadata["latentpress"])
+        header["sha256"] = _digest(changed, {name: value for name, value in header.items() if name != "sha256"})
+        saved.write_bytes(safetensors.torch.save(changed, metadata={"latentpress": json.dumps(header)}))
         with pytest.raises(LatentsError, match="holds the tensors"):
             EmbeddingLatents.load(saved)
 

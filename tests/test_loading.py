@@ -93,6 +93,14 @@ def test_a_missing_press_is_refused_with_the_shipped_ones(
     assert repr(name) in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/press", "x" * 5000, "a\0b", 3])
+def test_what_can_be_no_path_is_no_press_and_no_base(name: Any, folder: Path) -> None:
+    with pytest.raises(PressError, match="press"):
+        latentpress.load(name)
+    with pytest.raises(BaseModelError, match="base model"):
+        latentpress.load(folder, base=name)
+
+
 def test_a_hub_id_is_fetched_without_pickles(
     folder: Path, tiny_base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,12 @@ def test_a_text_gives_latents_and_a_list_gives_a_list(press: Press) -> None:
     assert press.compress([]) == []
 
 
+@pytest.mark.parametrize("text", [Path("report.txt"), None, 3, b"bytes"])
+def test_what_is_no_text_is_named(press: Press, text: Any) -> None:
+    with pytest.raises(InputError, match=type(text).__name__):
+        press.compress(text)
+
+
 @pytest.mark.parametrize("ratio", [None, 2, 4, 8])
 def test_a_document_alone_and_in_any_company_gives_the_same_latents(press: Press, ratio: float | None) -> None:
     texts = [TEXT, "a", OTHER_TEXT * 3, TEXT[:100], TEXT * 2]

@@ -114,7 +114,7 @@ def test_states_of_zero_are_read_as_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mean", "salient"])
-def test_a_window_is_bitwise_the_same_in_any_company(kind: str) -> None:
+def test_a_window_is_the_same_in_any_company(kind: str) -> None:
     module = residual(kind)
     embeddings, ids, states, index, windows = inputs([4, 2, 6])
     packed = module(embeddings, ids, states, index, windows)

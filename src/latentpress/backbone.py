@@ -26,6 +26,7 @@ from latentpress.lora import LoraSettings, add_lora
 
 # RMSNorm classes that compute weight * x / rms(x), with no offset on the weight.
 _PLAIN_RMS_NORMS = {"LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "MistralRMSNorm"}
+_LENGTH_DEPENDENT = {"dynamic", "longrope"}  # rope types whose frequencies follow the longest position of a pass
 # Architectures whose packed passes the tests compare with transformers' own; any other is compared when it is loaded.
 _TESTED = {f"{name}ForCausalLM" for name in ("Llama", "Qwen2", "Qwen3", "Mistral", "Gemma", "Gemma2", "Gemma3")}
 
@@ -140,6 +141,25 @@ class Backbone(nn.Module):
         states: Tensor = output.last_hidden_state[0]
         return states
 
+    def all_layers(self, embeddings: Tensor, layout: Layout) -> Tensor:
+        """Runs a packed row and keeps the states of every layer.
+
+        Args:
+            embeddings: `[N, D]` input embeddings.
+            layout: sequences, positions and visibility of the row.
+
+        Returns:
+            `[L + 1, N, D]`: what enters the first layer, what each layer gives, the last one after the final norm.
+        """
+        output = self.body(
+            inputs_embeds=embeddings[None],
+            position_ids=layout.positions[None],
+            use_cache=False,
+            layout=layout,
+            output_hidden_states=True,
+        )
+        return torch.cat(output.hidden_states)
+
     def logits(self, states: Tensor) -> Tensor:
         """Final states `[N, D]` -> float32 logits `[N, V]`."""
         logits: Tensor = self._head(states).float()  # type: ignore[operator]
@@ -201,8 +221,14 @@ def wrap_base(
     """Makes a base of a model already in memory; freezes it and puts it in evaluation mode.
 
     Raises:
-        BaseModelError: packed passes do not give what the model itself gives.
+        BaseModelError: packed passes do not give what the model itself gives, or one sequence would change another.
     """
+    kinds = _rope_types(getattr(model.config, "rope_parameters", None))
+    if moving := sorted(kinds & _LENGTH_DEPENDENT):
+        raise BaseModelError(
+            f"base model {id!r} has rotary embeddings of type {moving[0]!r}, which change with the length of what is "
+            "read beside a text; use a model whose rope_type is default, linear, yarn or llama3"
+        )
     model.eval().requires_grad_(False)
     model = model.to(device)  # type: ignore[arg-type]
     if type(model).__name__ not in _TESTED and not _packs(model):
@@ -211,6 +237,14 @@ def wrap_base(
             "library needs; use a Llama, Qwen2, Qwen3, Mistral, Gemma or another plain transformer"
         )
     return Base(model=model, tokenizer=tokenizer, id=id, fingerprint=fingerprint)
+
+
+def _rope_types(parameters: Any) -> set[str]:
+    """Kinds of rotary embedding in a model's settings, which may hold one for each kind of layer."""
+    if not isinstance(parameters, dict):
+        return set()
+    inner = (_rope_types(value) for value in parameters.values())
+    return set().union(*inner) | ({str(parameters["rope_type"])} if "rope_type" in parameters else set())
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from latentpress.errors import BaseModelError
+from latentpress.paths import local_path
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 
@@ -46,7 +47,9 @@ _HUB_SKIPPED = ["*/*", "consolidated*"]
 def cache_root() -> Path:
     """Names the folder that latentpress keeps base models in: $LATENTPRESS_CACHE, else ~/.cache/latentpress."""
     configured = os.environ.get("LATENTPRESS_CACHE")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "latentpress"
+    if configured:
+        return local_path(configured, BaseModelError, "LATENTPRESS_CACHE")
+    return Path.home() / ".cache" / "latentpress"
 
 
 def default_folder() -> Path:
@@ -84,7 +87,7 @@ def base_folder(id: str | Path, *, fetch: bool = False) -> Path:
             f"the base model {DEFAULT_BASE!r} is not complete in {default_folder()}; "
             "run: latentpress doctor --fetch (or make demo)"
         )
-    folder = Path(id).expanduser()
+    folder = local_path(id, BaseModelError, "base model")
     if folder.is_dir():
         return _checked_folder(folder)
     if isinstance(id, str) and _HUB_ID.fullmatch(id):

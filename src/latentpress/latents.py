@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from latentpress.errors import LatentsError
+from latentpress.paths import local_path
 
 __all__ = ["EmbeddingLatents", "WindowInfo", "total_ratio"]
 
@@ -127,10 +128,10 @@ class EmbeddingLatents:
         header = {
             "schema_version": SCHEMA_VERSION,
             "kind": _KIND,
-            "tensors_sha256": _digest(tensors),
             "windows": [dataclasses.asdict(window) for window in self.windows],
             **{name: getattr(self, name) for name in _HEADER_TYPES},
         }
+        header["sha256"] = _digest(tensors, header)
         metadata = {_METADATA_KEY: json.dumps(header, allow_nan=False)}
         _write_whole(Path(path), safetensors.torch.save(tensors, metadata=metadata))
 
@@ -141,14 +142,12 @@ class EmbeddingLatents:
         Raises:
             LatentsError: missing, truncated, altered, a pickle, not safetensors, of another schema, or contradictory.
         """
-        file = Path(path)
+        file = local_path(path, LatentsError, "latents file")
         tensors, metadata = _read_safetensors(file)
         try:
-            header = _parsed_header(metadata)
+            header = _parsed_header(metadata, tensors)
             if set(tensors) != set(_TENSORS):
                 raise LatentsError(f"holds the tensors {sorted(tensors)} instead of {sorted(_TENSORS)}")
-            if header.pop("tensors_sha256") != _digest(tensors):
-                raise LatentsError("its tensors do not match their checksum")
             fields: dict[str, Any] = {**tensors, **header}
             return cls(**fields)
         except (LatentsError, OverflowError) as error:
@@ -223,9 +222,12 @@ def _check_provenance(latents: EmbeddingLatents) -> None:
             )
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """Returns the SHA-256 of names, dtypes, shapes and bytes: safetensors sees a truncation, but no flipped bit."""
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
+    """Returns the SHA-256 of the header and of names, dtypes, shapes and bytes of the tensors.
+
+    safetensors sees a truncation, but no flipped bit.
+    """
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -271,8 +273,8 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise LatentsError(f"{file}: is truncated or not safetensors ({error}); {_REMEDY}, or copy it again") from error
 
 
-def _parsed_header(metadata: dict[str, str]) -> dict[str, Any]:
-    """Returns the constructor's arguments beside the tensors, and tensors_sha256, every type checked."""
+def _parsed_header(metadata: dict[str, str], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Returns the constructor's arguments beside the tensors, every type checked, and the checksum of all."""
     if _METADATA_KEY not in metadata:
         raise LatentsError(f"is safetensors but holds no latents (no {_METADATA_KEY!r} in its metadata)")
     try:
@@ -284,11 +286,14 @@ def _parsed_header(metadata: dict[str, str]) -> dict[str, Any]:
         raise LatentsError(f"its schema version is {version!r}, and this latentpress reads {SCHEMA_VERSION} only")
     if header.get("kind") != _KIND:
         raise LatentsError(f"it holds latents of kind {header.get('kind')!r} instead of {_KIND!r}")
-    types: _Types = {**_HEADER_TYPES, "tensors_sha256": (str,), "windows": (list,)}
+    whole = {name: value for name, value in header.items() if name != "sha256"}
+    types: _Types = {**_HEADER_TYPES, "sha256": (str,), "windows": (list,)}
     header = {name: value for name, value in header.items() if name not in ("schema_version", "kind")}
     _check_types(header, types, "its header")
     for index, window in enumerate(header["windows"]):
         _check_types(window, _WINDOW_TYPES, f"window {index} of its header")
+    if header.pop("sha256") != _digest(tensors, whole):
+        raise LatentsError("its contents do not match their checksum")
     header["windows"] = tuple(WindowInfo(**window) for window in header["windows"])
     return header
 

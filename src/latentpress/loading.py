@@ -17,6 +17,7 @@ from latentpress.checkpoints.io import read_press
 from latentpress.errors import BaseModelError, InputError, PressError
 from latentpress.lora import load_lora_state
 from latentpress.model import PressModel
+from latentpress.paths import local_path
 
 if TYPE_CHECKING:
     from latentpress.press import Press
@@ -31,8 +32,12 @@ def shipped_presses() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
 
 
-def press_folder(name: str | Path) -> Path:
+def press_folder(name: str | Path, *, config_only: bool = False) -> Path:
     """Folder of a press given by shipped name, folder or hub id.
+
+    Args:
+        name: which press.
+        config_only: of a press on the hub, fetch its `config.json` alone.
 
     Raises:
         PressError: nothing of that name, with the shipped names.
@@ -40,21 +45,21 @@ def press_folder(name: str | Path) -> Path:
     shipped = shipped_presses()
     if str(name) in shipped:
         return shipped[str(name)]
-    folder = Path(name).expanduser()
+    folder = local_path(name, PressError, "press")
     if folder.exists():
         return folder
     listed = f"shipped are {', '.join(shipped) or 'none'}; `latentpress info` lists them"
     if isinstance(name, str) and _HUB_ID.fullmatch(name):
-        return _from_hub(name, listed)
+        return _from_hub(name, listed, ["config.json"] if config_only else ["*.json", "*.safetensors"])
     raise PressError(f"no press {str(name)!r}: not a folder, not a hub id (org/name), and {listed}")
 
 
-def _from_hub(name: str, listed: str) -> Path:
+def _from_hub(name: str, listed: str, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(name, allow_patterns=files))
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PressError(
@@ -162,6 +167,11 @@ def _open_base(
         raise BaseModelError(
             f"press {press!r} was made for base model {reference.id!r} ({reference.fingerprint[:12]}), but {base.id!r} "
             f"is another one ({base.fingerprint[:12]}); give the right one with {option}="
+        )
+    if base.width != reference.width:
+        raise PressError(
+            f"press {press!r} says that its base model has width {reference.width}, it has {base.width}; "
+            "restore the press's config.json"
         )
     return base
 

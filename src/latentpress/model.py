@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from latentpress.attention import Layout
 from latentpress.backbone import Backbone, Base
 from latentpress.checkpoints.config import PressConfig
-from latentpress.compressors import COMPRESSORS, Compressor, Extracted, Size
+from latentpress.compressors import COMPRESSORS, Added, Compressor, Extracted, Size
 from latentpress.compressors.base import window_index
 from latentpress.errors import PressError, RatioError
 from latentpress.lora import lora_state
-from latentpress.ratios import POLICIES, DiscreteSelector, RatioPolicy
+from latentpress.ratios import POLICIES, RatioPolicy
 from latentpress.residual import EmbeddingResidual
 
 _T = TypeVar("_T")
@@ -74,7 +74,9 @@ class Encoded:
     lengths: tuple[int, ...]
     """Tokens of each text."""
     states: Tensor
-    """States of their tokens, `[T1 + T2 + ..., De]`."""
+    """States of their tokens, `[T1 + T2 + ..., De]`; with a leading axis of layers for a compressor that reads all."""
+    added: Added
+    """States of what the compressor had the encoder read behind each text."""
     log2_ratios: Tensor | None
     """What the head predicts for each text, `[B]` float32; None without a head."""
 
@@ -103,6 +105,11 @@ class PressModel(nn.Module):
         self.decoder = Backbone(base.model, lora=config.decoder_lora)
         self.compressor: Compressor = _named(COMPRESSORS, config.compressor, "compressor")()
         self.policy: RatioPolicy = make_policy(config)
+        if not set(self.policy.sizes) <= set(self.compressor.sizes):
+            raise PressError(
+                f"ratio policy {config.policy!r} chooses sizes that compressor {config.compressor!r} cannot make "
+                f"({', '.join(kind.__name__ for kind in self.compressor.sizes)}); choose another of either"
+            )
         self.encoder: Backbone | None = None
         self.converter: Converter | None = None
         if self.compressor.reads != "embeddings":
@@ -115,6 +122,11 @@ class PressModel(nn.Module):
             )
         self.head = RatioHead(source.width) if self.policy.predicts else None
         self.residual: EmbeddingResidual | None = None
+        if config.residual != "none" and not self.compressor.windowed:
+            raise PressError(
+                f"residual={config.residual!r} needs a compressor whose latents cover a window each, "
+                f"{config.compressor!r} is none; set residual='none'"
+            )
         if config.residual != "none":
             if encoder_base is not None:
                 raise PressError(
@@ -140,14 +152,21 @@ class PressModel(nn.Module):
         lengths = tuple(len(text) for text in texts)
         if self.encoder is None:
             plain = torch.tensor([i for text in texts for i in text], device=device)
-            return Encoded(plain, lengths, self.decoder.embed(plain), None)
+            nothing = Added(states=self.decoder.embed(plain[:0]), counts=(0,) * len(lengths))
+            return Encoded(plain, lengths, self.decoder.embed(plain), nothing, None)
         ids = torch.tensor([i for text in texts for i in (*text, self.eos)], device=device)
-        embeddings, rows = self.compressor.prepare(self.encoder.embed(ids), [n + 1 for n in lengths])
-        states = self.encoder(embeddings, Layout.of(rows, self.compressor.visibility, device=device))
-        ends = torch.tensor(lengths, device=device).add(1).cumsum(0) - 1
-        is_text = torch.ones(len(states), dtype=torch.bool, device=device).index_fill(0, ends, False)
-        predicted = None if self.head is None else self.head(states[ends])
-        return Encoded(ids[is_text], lengths, states[is_text], predicted)
+        prepared = self.compressor.prepare(self.encoder.embed(ids), [n + 1 for n in lengths])
+        rows = [n + 1 + more for n, more in zip(lengths, prepared.added, strict=True)]
+        layout = Layout.of(rows, self.compressor.visibility, device=device)
+        run = self.encoder.all_layers if self.compressor.reads == "all" else self.encoder
+        states: Tensor = run(prepared.embeddings, layout)
+        # Each row is its text, its EOS and what was added: parts 0, 1 and 2.
+        sizes = torch.tensor([[n, 1, more] for n, more in zip(lengths, prepared.added, strict=True)], device=device)
+        part = torch.tensor([0, 1, 2], device=device).repeat(len(lengths)).repeat_interleave(sizes.flatten())
+        text, end, added = (states[..., part == i, :] for i in range(3))
+        predicted = None if self.head is None else self.head(end if end.ndim == 2 else end[-1])
+        plain = torch.tensor([i for one in texts for i in one], device=device)
+        return Encoded(plain, lengths, text, Added(states=added, counts=prepared.added), predicted)
 
     def latents(self, encoded: Encoded, sizes: Sequence[Size]) -> Extracted:
         """Makes latents in the decoder's input space.
@@ -159,13 +178,14 @@ class PressModel(nn.Module):
         Returns:
             Vectors `[M1 + M2 + ..., D]` in the decoder's type.
         """
-        extracted = self.compressor.extract(encoded.states, encoded.lengths, sizes)
+        extracted = self.compressor.extract(encoded.states, encoded.lengths, sizes, encoded.added)
         if self.converter is None:
             return extracted
         vectors = self.converter(extracted.vectors, self.decoder.dtype)
         if self.residual is not None:
             index, counts, _ = window_index(encoded.lengths, sizes, encoded.ids.device)
-            embedded = self.residual(self.decoder.embed(encoded.ids), encoded.ids, encoded.states, index, sum(counts))
+            states = encoded.states if encoded.states.ndim == 2 else encoded.states[-1]
+            embedded = self.residual(self.decoder.embed(encoded.ids), encoded.ids, states, index, sum(counts))
             vectors = vectors + embedded.to(vectors.dtype)
         return Extracted(vectors=vectors, counts=extracted.counts, spans=extracted.spans)
 
@@ -194,8 +214,6 @@ def make_policy(config: PressConfig) -> RatioPolicy:
     """The ratio policy that a configuration names."""
     kind = _named(POLICIES, config.policy, "ratio policy")
     try:
-        if kind is DiscreteSelector:
-            return DiscreteSelector(config.candidates, config.rounding)  # type: ignore[arg-type]
-        return kind(config.candidates)
+        return kind.make(config.candidates, rounding=config.rounding)
     except RatioError as error:
         raise PressError(f"press {config.name!r} has settings that cannot be: {error}") from error

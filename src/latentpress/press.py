@@ -17,7 +17,7 @@ import torch
 
 from latentpress.arguments import checked_text, requested_size
 from latentpress.backbone import Backbone, Base
-from latentpress.compressors import Size
+from latentpress.compressors import Ratio, Size
 from latentpress.contexts import Context, check_made_by, open_contexts
 from latentpress.decoder.chat import Message, chat_rows
 from latentpress.decoder.generate import Sampling
@@ -89,6 +89,8 @@ class Press:
             InputError: an empty or binary text, or a scale together with a ratio.
             RatioError: a ratio that is no candidate, or a scale for a press without a selector.
         """
+        if not isinstance(text, str | list | tuple):
+            raise InputError(f"the text is a {type(text).__name__}; give a text (str), or a list of texts")
         if isinstance(text, str):
             return self.compress([text], ratio=ratio, scale=scale, progress=progress)[0]
         fixed = requested_size(self.model.policy, ratio, scale)
@@ -120,7 +122,13 @@ class Press:
         dtype = torch.float32 if made.vectors.dtype == torch.float16 else made.vectors.dtype
         vectors, spans = made.vectors.to("cpu", dtype).split(made.counts), made.spans.cpu().split(made.counts)
         infos = [
-            WindowInfo(start=w.start, tokens=len(w.ids), latents=count, ratio=float(size.value), log2_ratio=log2_ratio)
+            WindowInfo(
+                start=w.start,
+                tokens=len(w.ids),
+                latents=count,
+                ratio=float(size.value) if isinstance(size, Ratio) else len(w.ids) / count,
+                log2_ratio=log2_ratio,
+            )
             for w, count, size, log2_ratio in zip(windows, made.counts, sizes, predicted, strict=True)
         ]
         return [WindowLatents(v, s + info.start, info) for v, s, info in zip(vectors, spans, infos, strict=True)]

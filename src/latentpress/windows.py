@@ -11,7 +11,8 @@ from latentpress.latents import WindowInfo
 from latentpress.tokens import TokenizedText, equal_windows
 
 # Encoder tokens of one pass: enough to keep the processor busy, few enough to bound memory whatever the document.
-PASS_TOKENS = 4096
+# Eight windows of 512 tokens with the EOS of each.
+PASS_TOKENS = 8 * (512 + 1)
 
 
 class Window(NamedTuple):

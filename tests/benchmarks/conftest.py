@@ -12,42 +12,18 @@ import pytest
 
 if TYPE_CHECKING:
     from benchmarks.results import Settings
-    from latentpress.backbone import Base
     from latentpress.press import Press
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the benchmarks are no part of what is installed
 
 
 @pytest.fixture(scope="session")
-def tiny_press_folder(tmp_path_factory: pytest.TempPathFactory, tiny_base: Base, tiny_base_folder: Path) -> Path:
+def tiny_press_folder(tmp_path_factory: pytest.TempPathFactory, tiny_base_folder: Path) -> Path:
     """A press on the tiny Llama whose base is named by its folder."""
-    from latentpress.checkpoints.config import BaseReference, PressConfig
-    from latentpress.checkpoints.io import write_press
-    from latentpress.lora import LoraLinear, LoraSettings
-    from latentpress.model import PressModel
+    from cli.helpers import write_tiny_press
 
-    lora = LoraSettings(rank=4, alpha=8)
-    config = PressConfig(
-        name="tiny",
-        base=BaseReference(id=str(tiny_base_folder), fingerprint=tiny_base.fingerprint, width=tiny_base.width),
-        encoder_layers=2,
-        encoder_lora=lora,
-        decoder_lora=lora,
-        candidates=(2, 4, 8),
-        converter_width=32,
-        window_tokens=48,
-    )
-    model = PressModel(config, tiny_base)
-    trees = {"encoder": model.encoder, "decoder": model.decoder}
-    adapters = {}
-    for role, state in model.adapter_states().items():
-        tree = trees[role]
-        assert tree is not None
-        names = [name for name, layer in tree.body.layers.named_modules() if isinstance(layer, LoraLinear)]
-        adapters[role] = (state, lora, names, tree.depth)
     folder = tmp_path_factory.mktemp("presses") / "tiny"
-    write_press(folder, config, model.own_state(), adapters)
-    return folder
+    return write_tiny_press(folder, tiny_base_folder, encoder_layers=2, converter_width=32)
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ def test_benchmark_reports_ratios_with_floors(module: str, tiny_press: Press, qu
         assert report.measured.low <= report.measured.median <= report.measured.high
         assert report.floor is not None
         assert report.floor > 0
+        assert all(side.floor is not None and side.floor > 0 for side in report.sides)
         json.dumps(to_json(report), allow_nan=False)
 
 
@@ -111,6 +112,52 @@ def test_run_writes_what_it_prints(tiny_press_folder: Path, tmp_path: Path, caps
     printed = capsys.readouterr()
     assert printed.out.startswith(report.tables(json.loads(out.read_text())))
     assert "ragged: round 1 of 2" in printed.err
+
+
+def test_failing_benchmark_is_named_and_takes_no_other_with_it(
+    tiny_press_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import length, ragged, training
+    from benchmarks.results import Result
+    from benchmarks.run import main
+    from benchmarks.timing import Spread
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a child\nwas killed")
+
+    def result(value: float) -> list[Result]:
+        return [Result(name="one", measured=Spread(value, value, value, 1), floor=None)]
+
+    monkeypatch.setattr(ragged, "run", lambda *_: result(1.0))
+    monkeypatch.setattr(length, "run", fail)
+    monkeypatch.setattr(training, "run", lambda *_: result(math.nan))
+    out = tmp_path / "out.json"
+    names = ["ragged", "length", "training"]
+    assert main([*names, "--quick", "--press", str(tiny_press_folder), "--json", str(out)]) == 1
+    run = json.loads(out.read_text())
+    assert set(run["benchmarks"]) == {"ragged"}
+    assert run["failures"]["length"] == "RuntimeError: a child\nwas killed"
+    assert run["failures"]["training"].startswith("ValueError: Out of range float")
+    printed = capsys.readouterr()
+    assert "**Failed**: `length`, RuntimeError: a child was killed\n" in printed.out
+    assert "benchmarks: error: training: ValueError" in printed.err
+
+
+def test_run_is_on_disk_after_each_benchmark(
+    tiny_press_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import length, ragged
+    from benchmarks.run import main
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ragged, "run", lambda *_: [])
+    monkeypatch.setattr(length, "run", interrupt)
+    out = tmp_path / "out.json"
+    with pytest.raises(KeyboardInterrupt):
+        main(["ragged", "length", "--quick", "--press", str(tiny_press_folder), "--json", str(out)])
+    assert json.loads(out.read_text())["benchmarks"] == {"ragged": []}
 
 
 @pytest.mark.slow

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 
-def test_sides_take_turns_after_one_run_each_for_warmth() -> None:
+def test_sides_take_turns_in_turning_order_after_one_run_each_for_warmth() -> None:
     from benchmarks.timing import interleave
 
     order: list[str] = []
     times = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
-    assert order == ["a", "b"] * 4
+    assert order == ["a", "b", "a", "b", "b", "a", "a", "b"]
     assert {name: len(taken) for name, taken in times.seconds.items()} == {"a": 3, "b": 3}
 
 
@@ -23,10 +23,20 @@ def test_side_with_fewer_rounds_sits_out_the_last_ones() -> None:
     assert order == ["a", "b", "a", "a"]
 
 
-def test_two_rounds_are_run_however_little_time_there_is() -> None:
+def test_some_rounds_are_run_however_little_time_there_is() -> None:
     from benchmarks.timing import interleave
 
     assert len(interleave({"a": lambda: None}, rounds=9, seconds=0.0).seconds["a"]) == 2
+    assert len(interleave({"a": lambda: None}, rounds=9, seconds=0.0, at_least=3).seconds["a"]) == 3
+
+
+def test_warm_up_can_be_shorter_than_what_is_timed() -> None:
+    from benchmarks.timing import interleave
+
+    order: list[str] = []
+    times = interleave({"a": lambda: order.append("a")}, rounds=1, warm={"a": lambda: order.append("short")})
+    assert order == ["short", "a"]
+    assert len(times.seconds["a"]) == 1
 
 
 def test_times_that_a_side_returns_stand_under_its_name() -> None:

@@ -144,8 +144,15 @@ def test_what_is_no_object_is_refused(data: Any) -> None:
         ({"decoder_lora": LoraSettings(rank=-1)}, r"decoder_lora\.rank is -1"),
         ({"decoder_lora": LoraSettings(dropout=1.0)}, r"decoder_lora\.dropout is 1\.0"),
         ({"encoder_lora": LoraSettings(dropout=float("nan"))}, r"encoder_lora\.dropout is nan"),
+        ({"decoder_lora": LoraSettings(alpha=float("nan"))}, r"decoder_lora\.alpha is nan"),
+        ({"prompt": PromptSettings(question="Question?")}, r"prompt\.question is 'Question\?'"),
     ],
 )
 def test_values_that_cannot_be_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(PressError, match=f"press 'full': {message}"):
         dataclasses.replace(FULL, **changes)
+
+
+def test_a_press_without_a_name_is_refused() -> None:
+    with pytest.raises(PressError, match="name of the press is empty"):
+        dataclasses.replace(FULL, name="")

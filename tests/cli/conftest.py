@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +34,33 @@ def document(tmp_path: Path) -> Path:
     file = tmp_path / "treaty.txt"
     file.write_text(TEXT)
     return file
+
+
+@pytest.fixture
+def while_running(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Gives a function that has something happen once, between counting the documents and compressing them."""
+    from latentpress.cli.jobs import Target
+
+    def arrange(happen: Callable[[], object]) -> None:
+        original = Target.plan
+
+        def plan(self: Target, *args: Any) -> Any:
+            jobs = original(self, *args)
+            monkeypatch.setattr(Target, "plan", original)
+            happen()
+            return jobs
+
+        monkeypatch.setattr(Target, "plan", plan)
+
+    return arrange
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three documents, one of them in a sub-folder."""
+    root = tmp_path / "documents"
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / "one.txt").write_text(TEXT)
+    (root / "two.md").write_text("A second document. " * 20)
+    (root / "deep" / "er" / "three.txt").write_text("A third document, further down. " * 30)
+    return root

@@ -56,9 +56,7 @@ def test_answers_are_those_of_the_library(run: Run, press: Path, document: Path)
 def test_text_output_shows_tokens_latents_ratio_seconds_and_answers_as_they_are(
     run: Run, press: Path, document: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "latentpress.press.Session.ask", lambda self, question, max_new_tokens: "[bold]in Paris :smile:"
-    )
+    monkeypatch.setattr("latentpress.press.Session.ask", lambda self, question, **options: "[bold]in Paris :smile:")
     done = run("ask", document, "-q", "[red]Where?", "--press", press, "--ratio", "8")
     made = latentpress.load(press).compress(TEXT, ratio=8)
     assert done.code == 0
@@ -83,29 +81,6 @@ def test_context_is_read_once_for_all_questions_on_both_sides(
         == 0
     )
     assert sorted(opened) == ["session", "text_session"]
-
-
-def test_compare_puts_the_answer_from_the_full_text_beside_it(run: Run, press: Path, document: Path) -> None:
-    args = ("ask", document, "-q", "Who?", "--compare", "--press", press, *SHORT)
-    full = run(*args, "--json").json["answers"][0]["full_text"]
-    assert full["answer"] == latentpress.load(press).ask_text(TEXT, "Who?", max_new_tokens=3).strip()
-    assert full["error"] is None
-    done = run(*args)
-    assert "from latents: " in done.out
-    assert "full text:    " in done.out
-
-
-def test_full_text_that_does_not_fit_leaves_the_answers_from_latents(run: Run, press: Path, tmp_path: Path) -> None:
-    long = tmp_path / "long.txt"
-    long.write_text(TEXT * 10)  # more tokens than the 512 positions, fewer latents
-    args = ("ask", long, "-q", "Who?", "--compare", "--press", press, "--ratio", "8", *SHORT)
-    answer = run(*args, "--json").json["answers"][0]
-    assert answer["answer"] is not None
-    assert answer["full_text"]["answer"] is None
-    assert "the decoder has 512" in answer["full_text"]["error"]
-    done = run(*args)
-    assert done.code == 0
-    assert "full text:    none, " in done.out
 
 
 def test_stdin_a_text_and_a_latents_file_are_three_documents(
@@ -226,6 +201,26 @@ def test_question_that_does_not_fit_is_refused(run: Run, press: Path, document: 
     done = run("ask", document, "-q", "Who? " * 600, "--press", press)
     assert done.code == 2
     assert "the decoder has 512" in done.err
+
+
+def test_question_that_does_not_fit_is_named_before_any_is_answered(
+    run: Run, press: Path, document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered: list[str] = []
+    original = latentpress.press.Session.ask
+
+    def noted(self: Any, question: str, *, stream: bool = False, **options: Any) -> Any:
+        if not stream:
+            answered.append(question)
+        return original(self, question, stream=stream, **options)
+
+    monkeypatch.setattr(latentpress.press.Session, "ask", noted)
+    args = ("ask", document, "-q", "Who?", "-q", "And where? " * 300, "--press", press, *SHORT)
+    done = run(*args)
+    assert (done.code, answered) == (2, [])
+    assert "question 'And where? And where? " in done.err
+    assert "the decoder has 512" in done.err
+    assert len(done.err) < 500
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "pickle"])

@@ -16,17 +16,6 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Three documents, one of them in a sub-folder."""
-    root = tmp_path / "documents"
-    (root / "deep" / "er").mkdir(parents=True)
-    (root / "one.txt").write_text(TEXT)
-    (root / "two.md").write_text("A second document. " * 20)
-    (root / "deep" / "er" / "three.txt").write_text("A third document, further down. " * 30)
-    return root
-
-
-@pytest.fixture
 def compressed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The texts that presses were asked to compress, in order."""
     texts: list[str] = []
@@ -54,36 +43,6 @@ def test_out_that_names_a_latents_file_is_that_file(run: Run, press: Path, docum
     assert run("compress", document, "-o", tmp_path / "x.safetensors", "--press", press).out.count("skipped") == 2
 
 
-def test_folder_keeps_its_sub_folders_and_reports_every_document(
-    run: Run, press: Path, folder: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    done = run("compress", folder, "-o", out, "--press", press, "--scale", "-1", "--json")
-    assert done.code == 0
-    assert outputs(out) == [f"deep/er/three{LATENTS}", f"one{LATENTS}", f"two{LATENTS}"]
-    assert same(out / f"one{LATENTS}", press, TEXT, scale=-1)
-    result = done.json
-    assert {row["status"] for row in result["documents"]} == {"compressed"}
-    for row in result["documents"]:
-        made = EmbeddingLatents.load(row["output"])
-        assert (row["tokens"], row["latents"], row["ratio"]) == (made.context_tokens, len(made), made.ratio)
-        assert row["error"] is None
-    total = result["total"]
-    assert (total["compressed"], total["skipped"], total["failed"]) == (3, 0, 0)
-    assert total["tokens"] == sum(row["tokens"] for row in result["documents"])
-    assert total["ratio"] == total["tokens"] / total["latents"]
-    assert total["seconds"] > 0
-
-
-def test_documents_that_differ_in_their_suffix_alone_do_not_overwrite_each_other(
-    run: Run, press: Path, folder: Path, tmp_path: Path
-) -> None:
-    (folder / "one.md").write_text("Another document by the same name. " * 5)
-    assert run("compress", folder, "-o", tmp_path / "out", "--press", press).code == 0
-    assert same(tmp_path / "out" / f"one.txt{LATENTS}", press, TEXT)
-    assert same(tmp_path / "out" / f"one.md{LATENTS}", press, "Another document by the same name. " * 5)
-
-
 def test_second_run_skips_what_is_done_and_does_only_what_changed(
     run: Run, press: Path, folder: Path, compressed: list[str]
 ) -> None:
@@ -95,7 +54,8 @@ def test_second_run_skips_what_is_done_and_does_only_what_changed(
     assert (done.code, compressed) == (0, [])
     assert "3 skipped in" in done.out
     (folder / "one.txt").write_text("Now it says something else.")
-    (folder / "out" / f"two{LATENTS}").write_bytes(b"half a fi")
+    damaged = folder / "out" / f"two{LATENTS}"
+    damaged.write_bytes(damaged.read_bytes()[:100])
     (folder / "deep" / "new.txt").write_text("One more document.")
     assert run(*args).code == 0
     assert sorted(compressed) == ["A second document. " * 20, "Now it says something else.", "One more document."]
@@ -121,32 +81,53 @@ def test_documents_that_fail_are_named_and_do_not_stop_the_others(
     (folder / ".hidden").write_bytes(b"\x00")
     args = ("compress", folder, "-o", tmp_path / "out", "--press", press)
     done = run(*args)
-    assert done.code == 1
+    assert done.code == 2
     assert len(outputs(tmp_path / "out")) == 3
     for part in ("binary.dat: NUL byte at offset 4", "empty.txt: is empty", "broken: no such file"):
         assert f"failed: {folder}/{part}" in done.err
     assert "3 compressed, 3 failed in" in done.out
     done = run(*args, "--json")
-    assert done.code == 1
+    assert done.code == 2
     failed = [row for row in done.json["documents"] if row["status"] == "failed"]
     assert all(row["output"] is None and row["ratio"] is None and row["error"] for row in failed)
     assert (len(failed), done.json["total"]["failed"], done.json["total"]["skipped"]) == (3, 3, 3)
 
 
+@pytest.mark.parametrize(("kind", "code"), [(latentpress.InputError, 2), (latentpress.LatentsError, 1)])
 def test_document_that_the_press_refuses_does_not_take_its_batch_with_it(
-    run: Run, press: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    press: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[latentpress.LatentpressError],
+    code: int,
 ) -> None:
+    """And only what is wrong with a document itself is a mistake of the user."""
     original = latentpress.Press.compress
 
     def picky(self: Any, text: list[str], **options: Any) -> Any:
         if any("second" in one for one in text):
-            raise latentpress.InputError("not this one")
+            raise kind("not this one")
         return original(self, text, **options)
 
+    (folder / "empty.txt").write_bytes(b"")
     monkeypatch.setattr(latentpress.Press, "compress", picky)
     done = run("compress", folder, "-o", tmp_path / "out", "--press", press)
-    assert (done.code, len(outputs(tmp_path / "out"))) == (1, 2)
+    assert (done.code, len(outputs(tmp_path / "out"))) == (code, 2)
     assert f"failed: {folder}/two.md: not this one" in done.err
+
+
+@pytest.mark.parametrize(
+    "option", [("--scale", "nan"), ("--scale", "inf"), ("--ratio", "nan"), ("--ratio", "inf")], ids=" ".join
+)
+@pytest.mark.parametrize("verb", ["ask", "compress"])
+def test_number_that_is_none_is_refused_before_the_press_is_loaded(
+    run: Run, document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, option: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(f"latentpress.cli.{verb}.open_press", lambda *_, **__: pytest.fail("loaded the press"))
+    rest = ("-q", "Who?") if verb == "ask" else ("-o", tmp_path / "out")
+    run(verb, document, *rest, *option).fails_with(f"{option[0]} {option[1]} is not a finite number")
 
 
 def test_interrupted_run_goes_on_where_it_stopped(

@@ -95,6 +95,29 @@ def test_info_of_a_press_that_is_not_whole_is_an_error(run: Run, machine: dict[s
     run("info", name).fails_with("nowhere" if name == "nowhere" else "modules.safetensors")
 
 
+def test_info_of_a_press_on_the_hub_fetches_its_settings_alone(
+    run: Run, machine: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+
+    def download(name: str, *, allow_patterns: list[str]) -> str:
+        assert name == "somebody/press"
+        for file in (path for pattern in allow_patterns for path in machine["press"].glob(pattern)):
+            shutil.copy(file, snapshot)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    done = run("info", "somebody/press", "--json")
+    assert (done.code, [path.name for path in snapshot.iterdir()]) == (0, ["config.json"])
+    assert (done.json["name"], done.json["bytes"]) == ("tiny", None)
+    assert done.json["settings"] == run("info", machine["press"], "--json").json["settings"]
+    sizes = {file["name"]: file["bytes"] for file in done.json["files"]}
+    assert sizes.pop("config.json") == (machine["press"] / "config.json").stat().st_size
+    assert set(sizes.values()) == {None}
+    assert "modules.safetensors: weights not fetched" in run("info", "somebody/press").out
+
+
 def checks(done: Result) -> dict[str, dict[str, Any]]:
     return {check["name"]: check for check in done.json["checks"]}
 

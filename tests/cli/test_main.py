@@ -119,10 +119,45 @@ def test_debug_shows_the_traceback_with_the_same_exit_code(
     assert done.err.rstrip().endswith("for stdin")
 
 
-def test_bug_is_not_taken_for_a_mistake_of_the_user(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentpress.cli.ask.open_press", raising(ZeroDivisionError("a bug")))
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a bug"), RuntimeError("shapes do not match")], ids=lambda e: type(e).__name__
+)
+def test_bug_is_not_taken_for_a_mistake_of_the_user(
+    document: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr("latentpress.cli.ask.open_press", raising(error))
+    with pytest.raises(type(error)):
         main(["ask", str(document), "-q", "Who?"])
+
+
+def exhausted(kind: str) -> BaseException:
+    """What running out of memory looks like: in Python, in the system, on the CPU, on a GPU."""
+    import torch
+
+    if kind == "CPU":
+        with pytest.raises(RuntimeError) as raised:
+            torch.empty(10**15)
+        return raised.value
+    gpu = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 8 GiB.\nSee more."
+    system = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "/a/model.safetensors")
+    return {"Python": MemoryError(), "system": system, "GPU": torch.OutOfMemoryError(gpu)}[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [("Python", ""), ("system", ""), ("CPU", "4000000000000000 bytes"), ("GPU", "20.00 GiB")],
+)
+def test_running_out_of_memory_is_one_line_with_the_remedy_and_exit_code_1(
+    run: Run, document: Path, monkeypatch: pytest.MonkeyPatch, kind: str, part: str
+) -> None:
+    monkeypatch.setattr("latentpress.cli.ask.open_press", raising(exhausted(kind)))
+    done = run("ask", document, "-q", "Who?")
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert done.err.startswith("latentpress: error: out of memory")
+    for one in (part, "shorter documents", "--ratio", "tokens_per_step="):
+        assert one in done.err
+    done = run("ask", document, "-q", "Who?", "--json")
+    assert (done.code, done.err, done.json["error"]["type"]) == (1, "", "MemoryError")
 
 
 def test_reader_that_closes_early_is_no_error() -> None:

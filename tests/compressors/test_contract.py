@@ -15,6 +15,7 @@ from latentpress.compressors import COMPRESSORS, Compressor, Extracted, Length, 
 from latentpress.data.rows import Branch, Example
 from latentpress.decoder.prompt import Slot
 from latentpress.loading import load_model
+from latentpress.press import Press
 from latentpress.training.checkpoint import export_press
 from latentpress.training.objective import document_latents, row_loss
 
@@ -114,14 +115,20 @@ def test_a_text_is_compressed_alike_in_any_company_and_order(model: PressModel, 
             torch.testing.assert_close(predicted[place], own[0], **CLOSE)
 
 
-def test_the_side_on_which_the_tokenizer_would_pad_changes_nothing(
-    model: PressModel, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_neither_padding_side_nor_company_changes_what_a_text_becomes(
+    model: PressModel, tiny_base: Base, monkeypatch: pytest.MonkeyPatch, side: str
 ) -> None:
-    results = []
-    for side in ("left", "right"):
-        monkeypatch.setattr(tiny_base.tokenizer, "padding_side", side)
-        results.append(made(model, TEXTS, SIZES)[0])
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    """From texts on, where a tokenizer could pad: together on either side as each alone."""
+    press = Press(model, tiny_base, None, "ab")
+    texts = ["a", "three words here", "a text that is much longer than all of the others " * 3]
+    alone = [press.compress(one) for one in texts]
+    answers = [press.ask(one, "what?", max_new_tokens=4) for one in alone]
+    monkeypatch.setattr(tiny_base.tokenizer, "padding_side", side)
+    for mine, theirs in zip(press.compress(texts), alone, strict=True):
+        torch.testing.assert_close(mine.vectors, theirs.vectors, **CLOSE)
+        assert torch.equal(mine.token_spans, theirs.token_spans)
+    assert press.ask_many(alone, ["what?"] * 3, max_new_tokens=4) == answers
 
 
 def test_training_and_inference_make_the_same_latents_where_the_length_does_not_divide(model: PressModel) -> None:

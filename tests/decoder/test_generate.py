@@ -174,6 +174,11 @@ def test_samples_follow_the_softmax_of_the_logits_over_the_temperature(tiny_base
         ({"temperature": -0.1}, "temperature=-0.1"),
         ({"temperature": math.nan}, "temperature=nan"),
         ({"temperature": math.inf}, "temperature=inf"),
+        ({"temperature": "1"}, "temperature='1'"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens=2.5"),
+        ({"max_new_tokens": None}, "max_new_tokens=None"),
+        ({"seed": 1.5}, "seed=1.5"),
+        ({"seed": 2**70}, "at most 64 bits"),
     ],
 )
 def test_settings_that_cannot_be_are_named(settings: dict[str, Any], message: str) -> None:

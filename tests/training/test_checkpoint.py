@@ -83,18 +83,34 @@ def test_an_interruption_passes_and_leaves_nothing_half_written(tmp_path: Path) 
 
 
 def test_what_a_killed_process_left_is_swept_and_a_half_swapped_press_put_back(tmp_path: Path) -> None:
-    for name in (".checkpoint-3.ab.partial", ".checkpoint-1.cd.old", ".press.ef.partial", ".press.aa.old"):
+    for name in (
+        ".checkpoint-3.abababab.partial",
+        ".checkpoint-1.cdcdcdcd.old",
+        ".press.efefefef.partial",
+        ".press.aaaaaaaa.old",
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-    (tmp_path / ".log.jsonl.ab.new").write_text("half")
+    (tmp_path / ".log.jsonl.abababab.new").write_text("half")
     (tmp_path / "mine").mkdir()
     sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "press"]
-    assert (tmp_path / "press" / "file").read_text() == ".press.aa.old"
+    assert (tmp_path / "press" / "file").read_text() == ".press.aaaaaaaa.old"
+
+
+def test_what_others_keep_in_the_folder_stays(tmp_path: Path) -> None:
+    strangers = (".config.old", ".download.partial", ".press.old", ".checkpoint-3.mine.partial")
+    for name in strangers:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious").write_text("x")
+    (tmp_path / ".bashrc.new").write_text("x")
+    sweep(tmp_path)
+    assert hidden(tmp_path) == sorted((*strangers, ".bashrc.new"))
+    assert all((tmp_path / name / "precious").exists() for name in strangers)
 
 
 def test_a_whole_press_is_not_replaced_by_the_one_before(tmp_path: Path) -> None:
-    for name in ("press", ".press.aa.old"):
+    for name in ("press", ".press.aaaaaaaa.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
     sweep(tmp_path)

@@ -271,3 +271,19 @@ def test_unigram_counts_are_those_of_a_loop() -> None:
     counts = Counter(token for record in texts for document in record.documents for token in document)
     expected = torch.tensor([counts[i] for i in range(60)])
     assert torch.equal(unigram_counts(texts, 60), expected)
+
+
+def test_the_digest_is_of_the_data_and_not_of_the_name_of_its_file(maker: ExampleMaker, tmp_path: Path) -> None:
+    first = write_data(tmp_path / "first.jsonl")
+    second = tmp_path / "second.jsonl"
+    second.write_bytes(first.read_bytes())
+    other = write_data(tmp_path / "other.jsonl", seed=1)
+    digests = [read_data([str(path)], None, recipe(), maker).digest for path in (first, second, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_dev_set_of_which_nothing_fits_is_refused(maker: ExampleMaker, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data.jsonl")
+    dev = write_data(tmp_path / "dev.jsonl", 3, words=(200, 300))
+    with pytest.raises(DataError, match=r"none of 3 records can be evaluated on"):
+        read_data([str(data)], str(dev), recipe(), maker)

@@ -52,7 +52,14 @@ def test_every_setting_of_a_press_comes_from_the_recipe() -> None:
     recipe = make_recipe(
         "semidynamic",
         [
-            *("press=p", "encoder_layers=3", "encoder_lora.rank=5", "decoder_lora.alpha=7", "compressor=c", "policy=q"),
+            *(
+                "press=p",
+                "encoder_layers=3",
+                "encoder_lora.rank=5",
+                "decoder_lora.alpha=7",
+                "compressor=first-tokens",
+                "policy=fixed",
+            ),
             *("candidates=3,5", "ratio_schedule=", "rounding=log", "converter_width=9", "residual=mean"),
             *("window_tokens=11", "prompt.system=s", "prompt.between= and "),
         ],

@@ -61,13 +61,13 @@ def half_an_optimiser(state: Any, path: Path) -> None:
 def half_a_swap(building: Path, folder: Path) -> bool:
     """Takes the old press its name, where there is one."""
     if folder.exists():
-        os.replace(folder, folder.parent / ".press.ab.old")
+        os.replace(folder, folder.parent / ".press.abababab.old")
         return True
     return False
 
 
 def half_a_removal(folder: Path) -> None:
-    doomed = folder.parent / f".{folder.name}.ab.old"
+    doomed = folder.parent / f".{folder.name}.abababab.old"
     os.replace(folder, doomed)
     (doomed / "masters.safetensors").unlink()
 
@@ -90,10 +90,10 @@ KILLS: dict[str, tuple[Callable[[], Any], str]] = {
     "while drawing the plot": (lambda: killing(callbacks, "plot_losses"), "checkpoint-6"),
     "before a checkpoint has its name": (lambda: killing(checkpoint, "_flush", call=6), ".checkpoint-8.*.partial"),
     "when a checkpoint has its name": (lambda: killing(checkpoint, "_flush", call=7), "checkpoint-8"),
-    "between the two renames of a press": (lambda: killing(io, "_swap", before=half_a_swap), ".press.ab.old"),
+    "between the two renames of a press": (lambda: killing(io, "_swap", before=half_a_swap), ".press.abababab.old"),
     "while an old checkpoint is removed": (
         lambda: killing(checkpoint, "remove", before=half_a_removal),
-        ".checkpoint-4.ab.old",
+        ".checkpoint-4.abababab.old",
     ),
     "while writing the log": (lambda: killing(callbacks.Files, "on_log", before=half_a_line), "checkpoint-10"),
 }

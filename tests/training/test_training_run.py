@@ -18,7 +18,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from latentpress.checkpoints.io import read_press
 from latentpress.errors import DataError, InputError, TrainingError
 from latentpress.loading import load_model
-from latentpress.training import callbacks, run
+from latentpress.training import callbacks, run, trainer
 from latentpress.training.callbacks import ShowProgress
 from latentpress.training.plot import plot_losses
 from training.helpers import read_log
@@ -78,6 +78,86 @@ def test_a_press_trains_further_from_another(train: Train, tmp_path: Path) -> No
     (other / "config.json").write_text(json.dumps({**config, "name": "other"}))
     with pytest.raises(TrainingError, match=r"other settings: from_press was '\w+', is '\w+'"):
         train("second", {"from_press": str(other)}, steps=1, **rates)
+
+
+def test_a_run_goes_on_when_the_press_that_it_started_from_was_replaced_or_is_gone(train: Train) -> None:
+    first = train("first", steps=1)
+    start = {"from_press": str(first / "press")}
+    whole = train("whole", start, steps=3, save_every=1)
+    train("stopped", {**start, "minutes": 1e-9}, steps=3, save_every=1)
+    shutil.rmtree(first / "press")
+    shutil.copytree(whole / "press", first / "press")  # the better one in the place of the one before
+    out = train("stopped", start, steps=3, save_every=1)
+    shutil.rmtree(first / "press")
+    train("stopped", start, steps=3, save_every=1)
+    (config, modules, _, _), (expected, same, _, _) = (read_press(folder / "press") for folder in (out, whole))
+    assert all(torch.equal(same[name], tensor) for name, tensor in modules.items())
+    assert config.trained["after"] == expected.trained["after"]
+    assert config.trained["after"]["step"] == 1
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "masters.safetensors", "counters.json"])
+@pytest.mark.parametrize("how", ["missing", "truncated"])
+def test_a_checkpoint_that_is_not_whole_is_refused_by_name(train: Train, name: str, how: str) -> None:
+    out = train(arguments={"minutes": 1e-9}, steps=3)
+    damaged = out / "checkpoint-1" / name
+    if how == "missing":
+        damaged.unlink()
+    else:
+        damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    with pytest.raises(TrainingError, match=rf"{name} cannot be read .* remove .*checkpoint-1 to resume"):
+        train(steps=3)
+
+
+def test_the_press_of_a_failed_last_export_is_written_by_the_same_command(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"steps": 2, "save_every": 1, "dev_records": 0}
+    with monkeypatch.context() as patched:
+        export = trainer.PressTrainer.export
+
+        def full(self: trainer.PressTrainer, metrics: dict[str, float]) -> None:
+            if self.state.global_step == 2:
+                raise OSError(28, "No space left on device")
+            export(self, metrics)
+
+        patched.setattr(trainer.PressTrainer, "export", full)
+        with pytest.raises(TrainingError, match="No space"):
+            train(**settings)
+    out = train(**settings)
+    assert read_press(out / "press")[0].trained["step"] == 2
+
+
+def test_losses_on_other_dev_rows_do_not_keep_an_older_press(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([0.5, 2.0, 1.5])
+    monkeypatch.setattr("latentpress.training.trainer.dev_metrics", lambda *_, **__: {"loss": next(losses)})
+    out = train(arguments={"minutes": 1e-9}, steps=3, eval_every=1)
+    assert read_press(out / "press")[0].trained["dev"] == {"loss": 0.5}
+    train(steps=3, eval_every=1, dev_ratios="8")
+    assert read_press(out / "press")[0].trained["dev"] == {"loss": 1.5}
+
+
+def test_rows_that_exceed_the_decoders_positions_are_refused(train: Train) -> None:
+    with pytest.raises(InputError, match=r"1200 context tokens is 600 latents at ratio 2, .* has 512 positions"):
+        train(max_context_tokens=1200)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compressor": "c"}, "compressor 'c' is unknown"),
+        ({"policy": "p"}, "policy 'p' is unknown"),
+        ({"residual": "r"}, "residual 'r' is unknown"),
+        ({"candidates": "4,2", "ratio_schedule": ""}, r"candidates \[4, 2\]"),
+        ({"decoder_lora__alpha": "nan"}, r"decoder_lora\.alpha is nan"),
+    ],
+)
+def test_settings_that_cannot_be_are_named_before_anything_is_read(
+    train: Train, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        train(**changes)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -64,6 +65,13 @@ class PressConfig:
     """Where the weights come from: recipe, data, steps; for people, read by no code."""
 
     def __post_init__(self) -> None:
+        if not self.name:
+            raise PressError("the name of the press is empty; give it one, which its latents carry")
+        if "{question}" not in self.prompt.question:
+            raise PressError(
+                f"press {self.name!r}: prompt.question is {self.prompt.question!r}, which has no place for the "
+                "question; write {question} there"
+            )
         limits: dict[str, tuple[float, float]] = {
             "window_tokens": (self.window_tokens, 1),
             "converter_width": (self.converter_width, 1),
@@ -75,6 +83,8 @@ class PressConfig:
             if value < least:
                 raise PressError(f"press {self.name!r}: {name} is {value}, it must be at least {least}")
         for name, lora in (("encoder_lora", self.encoder_lora), ("decoder_lora", self.decoder_lora)):
+            if not math.isfinite(lora.alpha):
+                raise PressError(f"press {self.name!r}: {name}.alpha is {lora.alpha}, it must be a finite number")
             if not 0 <= lora.dropout < 1:
                 raise PressError(f"press {self.name!r}: {name}.dropout is {lora.dropout}, it must be from 0 to below 1")
 

@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; those of the process if None.
 
     Returns:
-        Exit code: 0 done, 1 something failed or is missing, 2 a mistake in what was given, 130 interrupted.
+        Exit code: 0 done, 1 something failed or is missing, 2 a mistake in what was given and nothing worse,
+        130 interrupted.
     """
     from latentpress.cli.run import run
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from latentpress.latents import EmbeddingLatents
     from latentpress.press import Press, Session
 
+_SHOWN = 60  # characters of a question in a message
 
 Files = Annotated[
     list[str],
@@ -36,6 +38,20 @@ Questions = Annotated[
     list[str], typer.Option("-q", "--question", metavar="Q", help="Question; may be given several times.")
 ]
 Compare = Annotated[bool, typer.Option("--compare", help="Also let the base model answer from the full text.")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _FullText:
+    """The other side of a comparison: the text itself, read once by the base model."""
+
+    tokens: int
+    """Tokens of the text."""
+    seconds: float | None
+    """Time in which it was read; None if it was not."""
+    session: "Session | None"
+    """What answers from it, if it was read."""
+    error: str | None
+    """Why it was not read."""
 
 
 def ask(
@@ -59,24 +75,28 @@ def ask(
     sources = [_read(name) for name in files]  # before the press is loaded: mistakes show at once
     opened = open_press(press, base=base, device=device, dtype=dtype)
     latents, seconds = _compress(opened, sources, ratio, scale)
-    result = {
+    result: dict[str, Any] = {
         "press": {"name": opened.config.name, "fingerprint": opened.fingerprint},
         "documents": [_describe(name, one) for name, one in zip(files, latents, strict=True)],
         **_total(latents),
         "seconds": {"compress": seconds},
-        "answers": [],
     }
     if not as_json:
         _print_documents(result)
-    texts = [source for source in sources if isinstance(source, str)]
-    full = _full_text_session(opened, texts) if compare else (None, None)
     started = time.perf_counter()
     session = opened.session(latents)
     result["seconds"]["read"] = time.perf_counter() - started
+    _check_questions(session, questions, max_new_tokens)
+    full = _read_full_text(opened, [source for source in sources if isinstance(source, str)]) if compare else None
+    if full is not None:
+        result["full_text"] = {"tokens": full.tokens, "seconds": {"read": full.seconds}}
+        if not as_json:
+            _print_reading(result)
+    result["answers"] = []
     for question in questions:
         answer = {"question": question, **_answer(session, question, max_new_tokens)}
-        if compare:
-            answer["full_text"] = _full_text_answer(*full, question, max_new_tokens)
+        if full is not None:
+            answer["full_text"] = _full_text_answer(full, question, max_new_tokens)
         result["answers"].append(answer)
         if not as_json:
             _print_answer(answer)
@@ -146,26 +166,40 @@ def _total(latents: Sequence["EmbeddingLatents"]) -> dict[str, Any]:
     }
 
 
+def _check_questions(session: "Session", questions: Sequence[str], max_new_tokens: int) -> None:
+    """Makes sure that every question fits before the first is answered: none may cost the answers before it."""
+    for question in questions:
+        try:
+            # Refuses at once what does not fit, and answers only when what it returns is iterated.
+            session.ask(question, max_new_tokens=max_new_tokens, stream=True)
+        except ContextTooLongError as error:
+            shown = question if len(question) <= _SHOWN else f"{question[:_SHOWN]}..."
+            raise ContextTooLongError(f"question {shown!r}: {error}") from error
+
+
 def _answer(session: "Session", question: str, max_new_tokens: int) -> dict[str, Any]:
     started = time.perf_counter()
     answer = session.ask(question, max_new_tokens=max_new_tokens).strip()
     return {"answer": answer, "seconds": time.perf_counter() - started}
 
 
-def _full_text_session(press: "Press", texts: list[str]) -> tuple["Session | None", str | None]:
-    """A session on the whole text, or why it cannot be: the answers from the latents are worth having all the same."""
+def _read_full_text(press: "Press", texts: list[str]) -> _FullText:
+    """Reads the whole text, or says why it cannot: the answers from the latents are worth having all the same."""
+    text = press.config.prompt.between.join(texts)
+    tokens = press.count_tokens(text)
+    started = time.perf_counter()
     try:
-        return press.text_session(press.config.prompt.between.join(texts)), None
+        session = press.text_session(text)
     except ContextTooLongError as error:
-        return None, str(error)
+        return _FullText(tokens=tokens, seconds=None, session=None, error=str(error))
+    return _FullText(tokens=tokens, seconds=time.perf_counter() - started, session=session, error=None)
 
 
-def _full_text_answer(
-    session: "Session | None", error: str | None, question: str, max_new_tokens: int
-) -> dict[str, Any]:
-    if session is not None:
+def _full_text_answer(full: _FullText, question: str, max_new_tokens: int) -> dict[str, Any]:
+    error = full.error
+    if full.session is not None:
         try:
-            return {**_answer(session, question, max_new_tokens), "error": None}
+            return {**_answer(full.session, question, max_new_tokens), "error": None}
         except ContextTooLongError as too_long:
             error = str(too_long)
     return {"answer": None, "seconds": None, "error": error}
@@ -185,6 +219,15 @@ def _print_documents(result: dict[str, Any]) -> None:
         style="dim",
         soft_wrap=True,
     )
+
+
+def _print_reading(result: dict[str, Any]) -> None:
+    """What each side of a comparison reads before the first question, and how long that takes."""
+    full = result["full_text"]
+    seconds = full["seconds"]["read"]
+    mine = f"{result['latents']:,} latents in {result['seconds']['read']:.2f} s"
+    other = f"{full['tokens']:,} tokens of the full text {'not' if seconds is None else f'in {seconds:.2f} s'}"
+    console().print(f"read: {mine}, {other}", style="dim", soft_wrap=True)
 
 
 def _print_answer(answer: dict[str, Any]) -> None:

@@ -21,21 +21,28 @@ from latentpress.cli.options import (
     open_press,
 )
 from latentpress.cli.output import console, print_json, progress_console
+from latentpress.cli.run import FAILED, USAGE_ERROR
 
 if TYPE_CHECKING:
     from latentpress.press import Press
 
 _MOST_ROWS = 40
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE|DIR|JSONL",
+        help="Text file, folder (links to folders are not followed), or .jsonl(.xz|.gz) of {id?, text|context}.",
+    ),
+]
+Out = Annotated[
+    Path, typer.Option("-o", "--out", help="Folder for the latents files; for one FILE also the file itself.")
+]
+
 
 def compress(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="FILE|DIR|JSONL", help="Text file, folder, or .jsonl(.xz|.gz) of {id?, text|context}."),
-    ],
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="Folder for the latents files; for one FILE also the file itself.")
-    ],
+    source: Source,
+    out: Out,
     press: PressName = None,
     ratio: Ratio = None,
     scale: Scale = 0.0,
@@ -47,7 +54,8 @@ def compress(
     """Compress documents into latents files, one a document; run again to go on where it stopped.
 
     A document whose latents are there, made of the same text by the same press and settings, is skipped.
-    One that fails is named, the others go on, and the exit code is 1.
+    One that fails is named and the others go on; the exit code is then 2 if all that failed are bad input, such as
+    an empty text, a binary or a line that is no JSON, and 1 if anything else went wrong.
     """
     check_ratio_or_scale(ratio, scale)
     path = Path(source)
@@ -75,8 +83,9 @@ def compress(
         print_json(report)
     else:
         _print(report)
-    if report["total"]["failed"]:
-        raise typer.Exit(1)
+    failed = [job for job in jobs if job.status == "failed"]
+    if failed:
+        raise typer.Exit(USAGE_ERROR if all(job.bad_input for job in failed) else FAILED)
 
 
 def _run(press: "Press", source: Path, target: Target, jobs: list[Job]) -> None:
@@ -106,7 +115,7 @@ def _run(press: "Press", source: Path, target: Target, jobs: list[Job]) -> None:
             progress.update(task, completed=before)
     for job in jobs:
         if job.status == "waiting":
-            job.fail(f"{job.name}: was there when the documents were counted and is gone; run again")
+            job.fail(f"{job.name}: was there when the documents were counted and is gone; run again", bad_input=False)
 
 
 def _report(press: "Press", jobs: list[Job], seconds: float) -> dict[str, Any]:

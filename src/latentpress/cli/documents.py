@@ -56,11 +56,11 @@ def read_text(name: str) -> str:
     if name == STDIN:
         return decode(sys.stdin.buffer.read(), "stdin")
     path = Path(name)
-    if path.is_dir():
-        raise InputError(
-            f"{name}: is a folder; give a file, or compress all its files: latentpress compress {name} -o OUT"
-        )
     try:
+        if path.is_dir():
+            raise InputError(
+                f"{name}: is a folder; give a file, or compress all its files: latentpress compress {name} -o OUT"
+            )
         return decode(path.read_bytes(), name)
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such file; give an existing text file, a latents file, or - for stdin") from error
@@ -112,7 +112,7 @@ def read_documents(source: Path, out: Path) -> Iterator[Document]:
         out: folder of the latents, left out when it lies in the source.
 
     Raises:
-        InputError: there is no such path, or nothing in it.
+        InputError: there is no such path, nothing in it, or it is a folder whose files cannot be listed.
     """
     found = False
     for document in _documents(source, out):
@@ -139,9 +139,14 @@ def _documents(source: Path, out: Path) -> Iterator[Document]:
 
 
 def _folder_documents(folder: Path, out: Path) -> Iterator[Document]:
-    """Every file below a folder in the order of their names; hidden ones, latents and the output folder left out."""
+    """Every file below a folder in the order of their names; hidden ones, latents and the output folder left out.
+
+    Links to files are read, links to folders are not followed: they may lead round in circles. Sub-folders that cannot
+    be listed come last, each as a document that cannot be read.
+    """
     skipped = out.resolve()
-    for root, folders, files in os.walk(folder):
+    unreadable: list[OSError] = []
+    for root, folders, files in os.walk(folder, onerror=unreadable.append):
         here = Path(root)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and (here / name).resolve() != skipped)
         for name in sorted(files):
@@ -154,6 +159,16 @@ def _folder_documents(folder: Path, out: Path) -> Iterator[Document]:
                 yield Document(name=str(path), stem=relative, file_stem=relative, error=error)
             else:
                 yield _file_document(path, relative, str(path))
+    for reason in unreadable:
+        yield _unreadable_folder(Path(reason.filename), folder, reason)
+
+
+def _unreadable_folder(path: Path, source: Path, error: OSError) -> Document:
+    reason = f"{path}: cannot be read ({error.strerror or error}); change its permissions, or move it elsewhere"
+    if path == source:
+        raise InputError(reason) from error
+    stem = f"{path.relative_to(source).as_posix()}/"  # no file's, so that none gets another name for its latents
+    return Document(name=str(path), stem=stem, file_stem=stem, error=reason)
 
 
 def _file_document(path: Path, relative: str, name: str) -> Document:

@@ -122,24 +122,25 @@ def _overview() -> dict[str, Any]:
 
 def _press_details(name: str) -> dict[str, Any]:
     from latentpress.checkpoints.io import CONFIG, read_config
-    from latentpress.loading import press_folder
+    from latentpress.loading import press_folder, shipped_presses
 
-    folder = press_folder(name)
+    folder = press_folder(name, config_only=True)
+    on_the_hub = folder not in (Path(name).expanduser(), *shipped_presses().values())
     config, digests, fingerprint = read_config(folder)
     settings = config.to_dict()
     trained = settings.pop("trained")
-    files = [
+    files: list[dict[str, Any]] = [
         {"name": file, "bytes": _size(folder / file), "sha256": digest} for file, digest in sorted(digests.items())
     ]
     missing = [file["name"] for file in files if file["bytes"] is None]
-    if missing:
+    if missing and not on_the_hub:  # of those there, nothing but the settings was fetched
         raise PressError(f"press {folder} lacks {missing[0]}; the folder is incomplete, copy or train it again")
     files.insert(0, {"name": CONFIG, "bytes": _size(folder / CONFIG), "sha256": fingerprint})
     return {
         "name": config.name,
         "folder": str(folder),
         "fingerprint": fingerprint,
-        "bytes": sum(file["bytes"] or 0 for file in files),
+        "bytes": None if missing else sum(file["bytes"] for file in files),
         "settings": settings,
         "trained": trained,
         "files": files,
@@ -197,7 +198,7 @@ def _print_overview(result: dict[str, Any]) -> None:
 def _print_press(result: dict[str, Any]) -> None:
     out = console()
     out.print(f"{result['name']} in {result['folder']}", style="bold", soft_wrap=True)
-    out.print(f"fingerprint {result['fingerprint']}, {file_size(result['bytes'])}", soft_wrap=True)
+    out.print(f"fingerprint {result['fingerprint']}, {_shown_size(result['bytes'])}", soft_wrap=True)
     for heading, values in (("Settings", result["settings"]), ("Trained", result["trained"])):
         out.print(f"\n{heading}", style="bold")
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
@@ -206,7 +207,11 @@ def _print_press(result: dict[str, Any]) -> None:
         out.print(table if table.rows else "  nothing is noted")
     out.print("\nFiles", style="bold")
     for file in result["files"]:
-        out.print(f"  {file['name']}: {file_size(file['bytes'])}, SHA-256 {file['sha256'][:12]}", soft_wrap=True)
+        out.print(f"  {file['name']}: {_shown_size(file['bytes'])}, SHA-256 {file['sha256'][:12]}", soft_wrap=True)
+
+
+def _shown_size(count: int | None) -> str:
+    return "weights not fetched" if count is None else file_size(count)
 
 
 def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:

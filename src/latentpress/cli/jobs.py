@@ -18,6 +18,9 @@ Status = Literal["waiting", "compressed", "skipped", "failed"]
 # Short documents go through together; an interruption loses one batch at most.
 _BATCH_TOKENS = 8192
 _BATCH_DOCUMENTS = 256
+# A safetensors file begins with the length of its header, the header with the metadata, and ours with our key.
+_HEADER_LENGTH_BYTES = 8
+_HEADER_START = b'{"__metadata__":{"latentpress":'
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,6 +29,10 @@ class Job:
 
     name: str
     """What messages call the document."""
+    stem: str
+    """Its `Document.stem`."""
+    file_stem: str
+    """Its `Document.file_stem`."""
     output: Path
     """File of its latents."""
     tokens: int = 0
@@ -38,14 +45,16 @@ class Job:
     """Number of its latents, once they are there."""
     error: str | None = None
     """Why it failed."""
+    bad_input: bool = False
+    """Whether it failed for what the user gave, and not for what happened on the way."""
 
     def finish(self, status: Status, made: "EmbeddingLatents") -> None:
         """Notes that its latents are there."""
         self.status, self.tokens, self.latents = status, made.context_tokens, len(made)
 
-    def fail(self, error: str) -> None:
+    def fail(self, error: str, *, bad_input: bool) -> None:
         """Notes that it cannot be compressed."""
-        self.status, self.error = "failed", error
+        self.status, self.error, self.bad_input = "failed", error, bad_input
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -76,38 +85,45 @@ class Target:
 
     def plan(self, documents: Iterable[Document], press: "Press") -> list[Job]:
         """Reads every document once: counts its tokens, names its file, and looks whether that is done."""
-        jobs, stems, file_stems = [], [], []
+        jobs = []
         for document in documents:
-            job = Job(name=document.name, output=self.out)
+            job = Job(name=document.name, stem=document.stem, file_stem=document.file_stem, output=self.out)
             try:
                 if document.text is None:
                     raise InputError(document.error or f"{document.name}: cannot be read")
                 job.tokens = press.count_tokens(document.text)
                 job.text_sha256 = hashlib.sha256(document.text.encode()).hexdigest()
             except LatentpressError as error:
-                job.fail(str(error))
+                job.fail(str(error), bad_input=isinstance(error, InputError))
             jobs.append(job)
-            stems.append(document.stem)
-            file_stems.append(document.file_stem)
         if not is_latents_file(self.out.name):
-            self._name_outputs(jobs, stems, file_stems)
+            self._name_outputs(jobs)
         for job in jobs:
-            if job.status == "waiting" and (made := self._made_before(job)) is not None:
-                job.finish("skipped", made)
+            if job.status == "waiting":
+                self._look_at_output(job)
         return jobs
 
-    def _name_outputs(self, jobs: list[Job], stems: list[str], file_stems: list[str]) -> None:
+    def _name_outputs(self, jobs: list[Job]) -> None:
         """a.txt -> a.latents.safetensors, or a.txt.latents.safetensors where there is an a.md too."""
-        shared = Counter(stems)
+        shared = Counter(job.stem for job in jobs)
         taken: dict[str, str] = {}
-        for job, stem, file_stem in zip(jobs, stems, file_stems, strict=True):
-            name = (stem if shared[stem] == 1 else file_stem) + LATENTS_SUFFIX
+        for job in jobs:
+            name = (job.stem if shared[job.stem] == 1 else job.file_stem) + LATENTS_SUFFIX
             job.output = self.out / name
             if job.status != "failed" and taken.setdefault(name, job.name) != job.name:
-                job.fail(
-                    f"{job.name}: its latents would overwrite those of {taken[name]} in {name}; "
-                    "give each an id or name of its own"
-                )
+                error = f"{job.name}: its latents would overwrite those of {taken[name]} in {name}; "
+                job.fail(error + "give each an id or name of its own", bad_input=True)
+
+    def _look_at_output(self, job: Job) -> None:
+        """Skips a document whose latents are there; fails one whose latents would overwrite something else."""
+        made = self._made_before(job)
+        if made is not None:
+            job.finish("skipped", made)
+            return
+        try:
+            _refuse_foreign(job.output)
+        except InputError as error:
+            job.fail(f"{job.name}: {error}", bad_input=True)
 
     def _made_before(self, job: Job) -> "EmbeddingLatents | None":
         """Latents of this very text by this press with these settings; None if there are none, or damaged ones."""
@@ -127,7 +143,7 @@ def check_target(source: Path, out: Path) -> None:
     """Refuses what cannot work before anything is loaded.
 
     Raises:
-        InputError: a file as OUT for several documents, or OUT that is there and of the other kind.
+        InputError: a file as OUT for several documents, or OUT that is there and of the other kind, or not ours.
     """
     several = source.is_dir() or is_jsonl_file(source.name)
     if several and is_latents_file(out.name):
@@ -136,17 +152,50 @@ def check_target(source: Path, out: Path) -> None:
         raise InputError(f"{out}: is a file; give a folder, or a name that ends in {LATENTS_SUFFIX}")
     if out.is_dir() and is_latents_file(out.name):
         raise InputError(f"{out}: is a folder that is named like a latents file; give another name")
+    if is_latents_file(out.name):
+        _refuse_foreign(out)
+
+
+def _refuse_foreign(file: Path) -> None:
+    """Makes sure that nothing stands where latents shall go but latents, however damaged or old, or an empty file.
+
+    Raises:
+        InputError: something else does, or what stands there cannot be read.
+    """
+    if file.exists() and not (file.is_file() and _is_empty_or_ours(file)):
+        raise InputError(
+            f"{file}: is there and holds no latents of latentpress, so it stays; give another -o, or remove it"
+        )
+
+
+def _is_empty_or_ours(file: Path) -> bool:
+    """Goes by the first bytes, which a truncated file has too, and which no version of the format changes."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(_HEADER_LENGTH_BYTES + len(_HEADER_START))
+    except OSError:
+        return False
+    return not start or start[_HEADER_LENGTH_BYTES:] == _HEADER_START
 
 
 def batches(documents: Iterable[Document], jobs: list[Job]) -> Iterator[list[tuple[Job, str]]]:
-    """Groups waiting documents, which come in the order of their jobs, by tokens and number."""
+    """Groups waiting documents by tokens and number.
+
+    Args:
+        documents: read anew since the jobs were planned: one that has come since is left to the next run, and the job
+            of one that is gone goes on waiting.
+        jobs: what was planned.
+    """
+    # By stem too: where rows were put in before it, line 7 is another document than it was.
+    waiting = {(job.name, job.stem): job for job in jobs if job.status == "waiting"}
     batch: list[tuple[Job, str]] = []
     tokens = 0
-    for document, job in zip(documents, jobs, strict=False):  # the folder may have changed since it was planned
-        if job.status != "waiting" or document.name != job.name:
+    for document in documents:
+        job = waiting.get((document.name, document.stem))
+        if job is None:
             continue
         if document.text is None:
-            job.fail(document.error or f"{document.name}: cannot be read")
+            job.fail(document.error or f"{document.name}: cannot be read", bad_input=True)
             continue
         if batch and (tokens + job.tokens > _BATCH_TOKENS or len(batch) == _BATCH_DOCUMENTS):
             yield batch
@@ -176,7 +225,8 @@ def run_batch(press: "Press", batch: list[tuple[Job, str]], target: Target, prog
         raise
     except LatentpressError as error:
         if len(batch) == 1:
-            batch[0][0].fail(f"{batch[0][0].name}: {error}")
+            job = batch[0][0]
+            job.fail(f"{job.name}: {error}", bad_input=isinstance(error, InputError))
             return
         for one in batch:
             run_batch(press, [one], target, progress)

@@ -1,5 +1,6 @@
 """Options that several verbs share, and the press that they choose."""
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,11 +30,14 @@ MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Most tokens
 
 
 def check_ratio_or_scale(ratio: float | None, scale: float) -> None:
-    """Refuses a ratio together with a scale before anything is loaded.
+    """Refuses what no press takes before any is loaded.
 
     Raises:
-        InputError: both were given.
+        InputError: one of them is infinite or not a number, or both were given.
     """
+    for option, value in (("--ratio", ratio), ("--scale", scale)):
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"{option} {value:g} is not a finite number; give one, or leave it out: the press chooses")
     if ratio is not None and scale:
         raise InputError(
             f"--ratio {ratio:g} and --scale {scale:g} contradict each other: "

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -13,6 +14,7 @@ from latentpress.cli.output import print_error, print_json
 from latentpress.errors import LatentpressError
 
 USAGE_ERROR = 2
+FAILED = 1
 INTERRUPTED = 130
 
 _QUIET = {  # read by transformers and huggingface_hub when they are imported
@@ -20,6 +22,10 @@ _QUIET = {  # read by transformers and huggingface_hub when they are imported
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "true",  # otherwise it warns when a process forks
 }
+_EXPECTED = (LatentpressError, OSError, typer.TyperException, typer.Abort, KeyboardInterrupt)
+# torch's errors are told by their text: torch may not be imported, and on the CPU they are plain RuntimeErrors.
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory")
+_ALLOCATION = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
 _REMEDIES = {
     errno.ENOENT: "give an existing path",
     errno.EISDIR: "give a file",
@@ -55,7 +61,9 @@ def run(app: typer.Typer, argv: Sequence[str] | None, *, name: str) -> int:
         if code != INTERRUPTED:  # typer turns a KeyboardInterrupt into this code
             return code if isinstance(code, int) else 0
         kind, message, code = "KeyboardInterrupt", "interrupted", INTERRUPTED
-    except (LatentpressError, OSError, typer.TyperException, typer.Abort, KeyboardInterrupt) as error:
+    except BaseException as error:
+        if not isinstance(error, _EXPECTED) and not _is_out_of_memory(error):
+            raise  # a bug of ours, which a traceback tells most about
         if debug:
             traceback.print_exc()
         kind, message, code = _explain(error)
@@ -69,6 +77,11 @@ def run(app: typer.Typer, argv: Sequence[str] | None, *, name: str) -> int:
 def _explain(error: BaseException) -> tuple[str, str, int]:
     """Kind, message and exit code of an error that the user can mend."""
     kind = type(error).__name__
+    if _is_out_of_memory(error):
+        wanted = _ALLOCATION.search(str(error))
+        what = f"out of memory, asking for {wanted[1]} more" if wanted else "out of memory"
+        advice = "give shorter documents or a higher --ratio, or free some; for a training lower tokens_per_step="
+        return "MemoryError", f"{what}; {advice}", FAILED
     if isinstance(error, typer.Abort | KeyboardInterrupt):
         return "KeyboardInterrupt", "interrupted", INTERRUPTED
     if isinstance(error, typer.TyperException):
@@ -80,6 +93,13 @@ def _explain(error: BaseException) -> tuple[str, str, int]:
         what = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error) or kind
         return kind, f"{what}; {remedy}" if remedy else what, USAGE_ERROR
     return kind, str(error), USAGE_ERROR
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    told = isinstance(error, RuntimeError) and not isinstance(error, LatentpressError)
+    return isinstance(error, MemoryError) or (told and _OUT_OF_MEMORY.search(str(error)) is not None)
 
 
 def _tolerate_narrow_encodings() -> None:

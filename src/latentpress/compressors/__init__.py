@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latentpress.compressors.base import Compressor, Extracted, Length, Ratio, Size
+from latentpress.compressors.base import Added, Compressor, Extracted, Length, Prepared, Ratio, Size
 from latentpress.compressors.first_tokens import FirstTokens
 from latentpress.compressors.mean_pooling import MeanPooling
 
@@ -11,4 +11,15 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     FirstTokens.name: FirstTokens,
 }
 
-__all__ = ["COMPRESSORS", "Compressor", "Extracted", "FirstTokens", "Length", "MeanPooling", "Ratio", "Size"]
+__all__ = [
+    "COMPRESSORS",
+    "Added",
+    "Compressor",
+    "Extracted",
+    "FirstTokens",
+    "Length",
+    "MeanPooling",
+    "Prepared",
+    "Ratio",
+    "Size",
+]

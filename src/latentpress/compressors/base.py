@@ -66,6 +66,26 @@ class Extracted:
     """`[M1 + M2 + ..., 2]` int64, half-open token span of each latent, counted from the start of its own sequence."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Prepared:
+    """What the encoder reads: each row as it was given, and behind it what the compressor adds."""
+
+    embeddings: Tensor
+    """`[N1 + N2 + ..., D]`, the rows end to end."""
+    added: tuple[int, ...]
+    """Tokens added behind each row."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Added:
+    """States of what `Compressor.prepare` added."""
+
+    states: Tensor
+    """`[A1 + A2 + ..., D]` (a leading layer axis if `reads` is `all`)."""
+    counts: tuple[int, ...]
+    """How many of them belong to each text."""
+
+
 class Compressor(nn.Module, ABC):
     """Turns the hidden states of texts into latents, each text at a size of its own.
 
@@ -78,27 +98,28 @@ class Compressor(nn.Module, ABC):
     visibility: ClassVar[Visibility]
     """Attention of the encoder."""
     reads: ClassVar[Literal["last", "all", "embeddings"]] = "last"
-    """What `extract` takes: the last layer's states, those of all layers (the embedding output included), or the
-    decoder's input embeddings of the text; there is no encoder then, and no converter."""
+    """What `extract` takes: the last layer's states, those of all layers (the embedding output first, the last one
+    after the final norm), or the decoder's input embeddings of the text; there is no encoder then, and no converter."""
     sizes: ClassVar[tuple[type[Size], ...]] = (Ratio, Length)
     """Kinds of size it can make."""
+    windowed: ClassVar[bool] = False
+    """Whether latent k covers window k of `window_index`, so that an embedding residual may stand beside it."""
     describe: ClassVar[str]
     """One line for `latentpress info`."""
 
-    def prepare(self, embeddings: Tensor, lengths: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
-        """Adds what the encoder shall read beside the text, by default nothing.
+    def prepare(self, embeddings: Tensor, lengths: Sequence[int]) -> Prepared:
+        """Adds what the encoder shall read behind each text and its EOS, by default nothing.
 
         Args:
-            embeddings: `[T1 + T2 + ..., D]` input embeddings of the texts, end to end.
-            lengths: tokens of each text.
-
-        Returns:
-            Embeddings and lengths of the row that the encoder reads.
+            embeddings: `[T1 + 1 + T2 + 1 + ..., D]` input embeddings of the texts, an EOS behind each, end to end.
+            lengths: tokens of each text with its EOS.
         """
-        return embeddings, tuple(lengths)
+        return Prepared(embeddings=embeddings, added=(0,) * len(lengths))
 
     @abstractmethod
-    def extract(self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size]) -> Extracted:
+    def extract(
+        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+    ) -> Extracted:
         """Makes the latents.
 
         Args:
@@ -106,6 +127,7 @@ class Compressor(nn.Module, ABC):
                 `reads` is `all`).
             lengths: tokens of each text.
             sizes: one a text.
+            added: states of what `prepare` added behind the texts; None if that is nothing.
         """
 
 

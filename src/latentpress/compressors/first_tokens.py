@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentpress.attention import Visibility
-from latentpress.compressors.base import Compressor, Extracted, Size
+from latentpress.compressors.base import Added, Compressor, Extracted, Size
 
 
 class FirstTokens(Compressor):
@@ -23,7 +23,9 @@ class FirstTokens(Compressor):
     reads: ClassVar[Literal["last", "all", "embeddings"]] = "embeddings"
     describe: ClassVar[str] = "the first tokens of the text, verbatim (a bound; the full text at ratio 1)"
 
-    def extract(self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size]) -> Extracted:
+    def extract(
+        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+    ) -> Extracted:
         """See `Compressor.extract`; `states` are the decoder's input embeddings."""
         counts = tuple(size.latents(tokens) for tokens, size in zip(lengths, sizes, strict=True))
         vectors = torch.cat([part[:count] for part, count in zip(states.split(list(lengths)), counts, strict=True)])

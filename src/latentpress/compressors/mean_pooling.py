@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from latentpress.attention import Visibility
-from latentpress.compressors.base import Compressor, Extracted, Size, window_index, window_means
+from latentpress.compressors.base import Added, Compressor, Extracted, Size, window_index, window_means
 
 
 class MeanPooling(Compressor):
@@ -20,9 +20,12 @@ class MeanPooling(Compressor):
 
     name: ClassVar[str] = "mean-pooling"
     visibility: ClassVar[Visibility] = "bidirectional"
+    windowed: ClassVar[bool] = True
     describe: ClassVar[str] = "mean hidden state of each non-overlapping window, bidirectional encoder"
 
-    def extract(self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size]) -> Extracted:
+    def extract(
+        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+    ) -> Extracted:
         """See `Compressor.extract`; latent k of a text at ratio S is the mean of its states kS to (k+1)S - 1."""
         index, counts, spans = window_index(lengths, sizes, states.device)
         return Extracted(vectors=window_means(states, index, sum(counts)), counts=counts, spans=spans)

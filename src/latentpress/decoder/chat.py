@@ -30,6 +30,8 @@ def chat_rows(
     Raises:
         InputError: naming the message that has no role or content, or another count of placeholders than of documents.
     """
+    if not all(isinstance(one, EmbeddingLatents) for one in documents):
+        raise InputError("documents holds something that is no latents; give a list of what press.compress returns")
     rows = [_read(message, number) for number, message in enumerate(messages)]
     if not rows:
         raise InputError("there are no messages; give at least one from the user")

@@ -31,10 +31,12 @@ class Sampling:
     """Seed of the sampling, the same for each prompt of a batch: an answer does not depend on its companions."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
-        if not 0 <= self.temperature < math.inf:
-            raise InputError(f"temperature={self.temperature:g} must be 0 (greedy) or a finite number above")
+        if type(self.max_new_tokens) is not int or self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens={self.max_new_tokens!r} must be a whole number of at least 1")
+        if not isinstance(self.temperature, int | float) or not 0 <= self.temperature < math.inf:
+            raise InputError(f"temperature={self.temperature!r} must be 0 (greedy) or a finite number above")
+        if type(self.seed) is not int or not -(2**63) <= self.seed < 2**64:
+            raise InputError(f"seed={self.seed!r} must be a whole number of at most 64 bits")
 
 
 def embed_pieces(backbone: Backbone, pieces: Sequence[Piece], latents: Sequence[Tensor]) -> Tensor:

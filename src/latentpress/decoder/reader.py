@@ -73,7 +73,9 @@ class Reader:
         windows = [window.tokens for one in latents for window in one.windows]
         sizes = {c: sum(self._policy.fixed(c).latents(tokens) for tokens in windows) for c in self._policy.candidates}
         fitting = [c for c in self._policy.candidates if beside + sizes[c] <= self._limit]
-        if not latents:
+        if not latents and used <= self._limit:
+            remedy = f"lower max_new_tokens to {self._limit - used} at most"
+        elif not latents:
             remedy = "shorten the text, or compress it"
         elif fitting:
             remedy = f"compress at ratio={fitting[0]} or more"

@@ -21,6 +21,8 @@ class RatioPolicy(ABC):
     """Name in configurations."""
     predicts: ClassVar[bool]
     """Whether it reads the selector head's prediction of the log2 ratio."""
+    sizes: ClassVar[tuple[type[Size], ...]] = (Ratio,)
+    """Kinds of size it chooses; a compressor that cannot make them is refused beside it."""
     describe: ClassVar[str]
     """One line for `latentpress info`."""
 
@@ -31,6 +33,15 @@ class RatioPolicy(ABC):
                 "for example [2, 4, 8, 16, 32]"
             )
         self.candidates = tuple(candidates)
+
+    @classmethod
+    def make(cls, candidates: Sequence[int], *, rounding: str) -> RatioPolicy:  # noqa: ARG003, of some policies
+        """The policy by the settings of a press; those that it has no use for are left alone.
+
+        Raises:
+            RatioError: settings that cannot be.
+        """
+        return cls(candidates)
 
     @abstractmethod
     def choose(self, log2_ratio: float | None, scale: float) -> Size:

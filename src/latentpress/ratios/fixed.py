@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from latentpress.compressors.base import Size
@@ -16,9 +15,6 @@ class FixedRatio(RatioPolicy):
     name: ClassVar[str] = "fixed"
     predicts: ClassVar[bool] = False
     describe: ClassVar[str] = "the smallest candidate for every text, unless another is asked for"
-
-    def __init__(self, candidates: Sequence[int]) -> None:
-        super().__init__(candidates)
 
     def choose(self, log2_ratio: float | None, scale: float) -> Size:
         """See `RatioPolicy.choose`.

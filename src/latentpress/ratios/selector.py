@@ -5,13 +5,11 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from latentpress.compressors.base import Ratio, Size
 from latentpress.errors import RatioError
 from latentpress.ratios.base import RatioPolicy
-
-Rounding = Literal["linear", "log"]
 
 
 class DiscreteSelector(RatioPolicy):
@@ -27,7 +25,7 @@ class DiscreteSelector(RatioPolicy):
     predicts: ClassVar[bool] = True
     describe: ClassVar[str] = "the candidate nearest to the ratio that a head predicts from each window's density"
 
-    def __init__(self, candidates: Sequence[int], rounding: Rounding = "linear") -> None:
+    def __init__(self, candidates: Sequence[int], rounding: str = "linear") -> None:
         super().__init__(candidates)
         if rounding not in ("linear", "log"):
             raise RatioError(f"rounding {rounding!r} is unknown; choose linear or log")
@@ -35,6 +33,11 @@ class DiscreteSelector(RatioPolicy):
         self.thresholds = [
             math.log2((a + b) / 2) if rounding == "linear" else (math.log2(a) + math.log2(b)) / 2 for a, b in pairs
         ]
+
+    @classmethod
+    def make(cls, candidates: Sequence[int], *, rounding: str) -> DiscreteSelector:
+        """See `RatioPolicy.make`."""
+        return cls(candidates, rounding)
 
     def choose(self, log2_ratio: float | None, scale: float) -> Size:
         """See `RatioPolicy.choose`."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import re
 import shutil
 import uuid
@@ -24,9 +25,10 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from latentpress.backbone import Backbone
 from latentpress.checkpoints.config import PressConfig
@@ -41,7 +43,12 @@ GUARD = "guard"  # key of what the loss guard remembers, in the counters
 RUN = "run.json"
 LOCK = ".lock"
 PRESS = "press"
+START = "start"  # key of what a run started from, in run.json
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_FILES = (MASTERS, OPTIMIZER_NAME, SCHEDULER_NAME, COUNTERS, TRAINER_STATE_NAME)  # of a checkpoint
+# What this library names while it writes; an out folder may hold anything else.
+_UNFINISHED_FOLDER = re.compile(rf"\.(checkpoint-\d+|{PRESS})\.[0-9a-f]{{8}}\.(partial|old)")
+_UNFINISHED_FILE = re.compile(r"\.(run\.json|log\.jsonl|trainer_state\.json|loss\.png)(\.[0-9a-f]{8})?\.new")
 _KEPT = 2
 
 
@@ -89,14 +96,15 @@ def remove(folder: Path) -> None:
 
 def sweep(out: Path) -> None:
     """Removes what a killed process left behind, after undoing half of a swap of the press."""
-    for old in sorted(out.glob(f".{PRESS}.*.old")):
-        if not (out / PRESS).exists():
-            os.replace(old, out / PRESS)
-    for pattern in (".*.partial", ".*.old"):
-        for left in out.glob(pattern):
+    folders = sorted(path for path in out.glob(".*") if _UNFINISHED_FOLDER.fullmatch(path.name))
+    for left in folders:
+        if left.name.startswith(f".{PRESS}.") and left.suffix == ".old" and not (out / PRESS).exists():
+            os.replace(left, out / PRESS)
+        else:
             shutil.rmtree(left, ignore_errors=True)
     for left in out.glob(".*.new"):
-        left.unlink()
+        if _UNFINISHED_FILE.fullmatch(left.name):
+            left.unlink()
 
 
 def _flush(path: Path) -> None:
@@ -152,12 +160,22 @@ def writing(out: Path) -> Iterator[None]:
         raise TrainingError(f"{out} cannot be written to ({error}); free space, or give another folder") from error
 
 
+def recorded_start(out: Path) -> dict[str, Any]:
+    """What the run in a folder started from, as `claim` wrote it down; empty if there is no run."""
+    try:
+        data = json.loads((out / RUN).read_text(encoding="utf-8"))
+        start = data.get(START) if checkpoints(out) else None
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return start if isinstance(start, dict) else {}
+
+
 def claim(out: Path, identity: dict[str, Any], *, resume: bool, defaults: dict[str, Any] | None = None) -> Path | None:
     """Makes the out folder this run's.
 
     Args:
         out: the folder.
-        identity: what the run is a function of.
+        identity: what the run is a function of; `START` in it is written down and not compared.
         resume: whether a run that is there may be continued.
         defaults: what an older run that does not mention a setting was trained with.
 
@@ -177,7 +195,9 @@ def claim(out: Path, identity: dict[str, Any], *, resume: bool, defaults: dict[s
             raise TrainingError(
                 f"{out} holds {found[-1][1].name} but no readable {RUN} ({error}); train into another folder"
             ) from error
-        differing = list(_differences(_completed(old, silent), plain))
+        compared = {name: value for name, value in plain.items() if name != START}
+        old.pop(START, None)
+        differing = list(_differences(_completed(old, silent), compared))
         if differing:
             raise TrainingError(
                 f"{out} holds a run with other settings: {'; '.join(differing[:5])}; "
@@ -190,6 +210,32 @@ def claim(out: Path, identity: dict[str, Any], *, resume: bool, defaults: dict[s
         return found[-1][1]
     write_text(out / RUN, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
     return None
+
+
+def check_whole(checkpoint: Path) -> None:
+    """Makes sure that a checkpoint can be read before anything is built on it.
+
+    Trainer itself goes on with a fresh optimiser where one is missing.
+
+    Raises:
+        TrainingError: a file is missing or damaged, with what to do.
+    """
+    try:
+        for name in _FILES:
+            path = checkpoint / name
+            if path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            elif path.suffix == ".safetensors":
+                with safe_open(path, framework="pt"):
+                    pass
+            else:
+                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        raise TrainingError(
+            f"{path} cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__}); remove "
+            f"{checkpoint} to resume from the checkpoint before, or train on from {checkpoint.parent / PRESS} with "
+            "--from-press in another folder"
+        ) from error
 
 
 def _completed(data: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

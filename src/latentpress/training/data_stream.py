@@ -83,7 +83,7 @@ def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: Exam
         maker: tokenises.
 
     Raises:
-        DataError: a file cannot be read, or nothing is left to train on.
+        DataError: a file cannot be read, or nothing is left to train or to evaluate on.
     """
     records = [
         record
@@ -93,14 +93,14 @@ def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: Exam
     ]
     digest = hashlib.sha256()
     for record in records:
-        digest.update(repr(dataclasses.astuple(record)).encode())
+        digest.update(_content(record))
     if dev is None:
         records, held = _hold_back(records, recipe.dev_records)
     else:
         held = read_records(dev)
         digest.update(b"dev")
         for record in held:
-            digest.update(repr(dataclasses.astuple(record)).encode())
+            digest.update(_content(record))
     made = [_usable(maker.tokenize(record), recipe) for record in records]
     train = tuple(piece for pieces in made for piece in pieces)
     if not train:
@@ -109,6 +109,11 @@ def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: Exam
             f"max_context_tokens={recipe.max_context_tokens} or give records with questions or text"
         )
     kept = [(record, pieces[0]) for record in held if len(pieces := _usable(maker.tokenize(record), recipe)) == 1]
+    if dev is not None and not kept:
+        raise DataError(
+            f"{dev}: none of {len(held)} records can be evaluated on, those longer than max_context_tokens="
+            f"{recipe.max_context_tokens} are left out; give another --dev, or none to hold some of the data back"
+        )
     dev_pieces, sources = tuple(piece for _, piece in kept), tuple(record for record, _ in kept)
     return TrainingData(
         train=train,
@@ -117,6 +122,12 @@ def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: Exam
         left_out=sum(not pieces for pieces in made),
         digest=digest.hexdigest(),
     )
+
+
+def _content(record: Record) -> bytes:
+    """What a training sees of a record; ids and sources may come from the name of its file."""
+    asked = [(qa.question, qa.answers) for qa in record.qas]
+    return repr((record.contexts, asked, record.summary, record.short_summary, record.lang)).encode()
 
 
 def _hold_back(records: list[Record], count: int) -> tuple[list[Record], list[Record]]:

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latentpress.checkpoints.config import BaseReference, PressConfig
+from latentpress.compressors import COMPRESSORS
 from latentpress.data.rows import QUOTE_CUE
 from latentpress.decoder.prompt import PromptSettings
-from latentpress.errors import InputError
+from latentpress.errors import InputError, PressError, RatioError
 from latentpress.lora import LoraSettings
+from latentpress.ratios import POLICIES
+from latentpress.residual import EmbeddingResidual
 from latentpress.training.schedules import QuotePhase, RatioPhase, check_starts
 
 _FREE = {"free": True}  # settings that change no weight: a run may be resumed with other values
@@ -24,7 +27,8 @@ _AT_LEAST_0 = "questions quotes warmup_steps dev_records f1_questions learning_r
 class Recipe:
     """Every setting of a training.
 
-    A run is a function of the recipe, the data, the base model and the press it starts from, and of nothing else.
+    A run is a function of the recipe, the data, the base model and the press it starts from. Bit for bit it is so for
+    the same hardware and numbers of processes and threads, which order the sums (and seed the dropout of each process).
     """
 
     recipe: str
@@ -131,6 +135,7 @@ class Recipe:
             raise InputError(
                 f"prompt.question={self.prompt.question!r} has no place for the question; write {{question}}"
             )
+        self._check_names()
         self._check_numbers()
         check_starts("ratio_schedule", self.ratio_schedule)
         check_starts("quote_schedule", self.quote_schedule)
@@ -144,6 +149,22 @@ class Recipe:
                     f"ratio_schedule gives the weights {shown}; give one a candidate "
                     f"({', '.join(map(str, self.candidates))}), none below 0 and not all 0, or none at all"
                 )
+
+    def _check_names(self) -> None:
+        """What would otherwise be found out after the data has been read."""
+        tables: dict[str, tuple[str, ...]] = {
+            "compressor": (*COMPRESSORS,),
+            "policy": (*POLICIES,),
+            "residual": EmbeddingResidual.KINDS,
+        }
+        for name, valid in tables.items():
+            if getattr(self, name) not in valid:
+                raise InputError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(valid)}")
+        try:
+            POLICIES[self.policy].make(self.candidates, rounding=self.rounding)
+            self.press_config(BaseReference(id="", fingerprint="", width=0), {})
+        except (RatioError, PressError) as error:
+            raise InputError(f"recipe {self.recipe!r}: {error}") from error
 
     def _check_numbers(self) -> None:
         least = (

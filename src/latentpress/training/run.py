@@ -19,11 +19,11 @@ from latentpress.base_model import DEFAULT_BASE, base_folder
 from latentpress.checkpoints.config import BaseReference, PressConfig
 from latentpress.checkpoints.io import read_config, read_press
 from latentpress.data.rows import ExampleMaker
-from latentpress.errors import TrainingError
+from latentpress.errors import InputError, TrainingError
 from latentpress.lora import load_lora_state
 from latentpress.model import PressModel
 from latentpress.training.callbacks import Files, Pace, ShowProgress, StopAfter
-from latentpress.training.checkpoint import PRESS, alone_in, claim, trained, writing
+from latentpress.training.checkpoint import PRESS, START, alone_in, check_whole, claim, recorded_start, trained, writing
 from latentpress.training.data_stream import StepStream, TrainingData, read_data, unigram_counts
 from latentpress.training.evaluate import make_dev_set
 from latentpress.training.memory import keep_freed_memory
@@ -64,7 +64,7 @@ def train(
         Folder of the best press so far.
 
     Raises:
-        InputError: an unknown recipe or setting.
+        InputError: an unknown recipe or setting, or rows that exceed the decoder's positions.
         DataError: the data cannot be read.
         BaseModelError: the base model cannot be had.
         PressError: `from_press` cannot be read.
@@ -80,20 +80,23 @@ def train(
         config = recipe.press_config(reference, {})
         maker = ExampleMaker(loaded.tokenizer, config.prompt, config.window_tokens)
         records = read_data(data, dev, recipe, maker)
+        _check_positions(recipe, loaded)
+        start = None if from_press is None else _start(out, Path(from_press))
         identity = {
             "recipe": recipe.identity(),
             "data": records.digest,
             "base": loaded.fingerprint,
-            "from_press": None if from_press is None else read_config(Path(from_press))[2],
+            "from_press": start and start["fingerprint"],
+            START: start,
         }
         with args.main_process_first(local=False), writing(out):
             older = {"recipe": Recipe(recipe=recipe.recipe, press=recipe.press).identity()}
             checkpoint = claim(out, identity, resume=resume or args.process_index > 0, defaults=older)
+        if checkpoint is not None:
+            check_whole(checkpoint)
         press = new_press(config, loaded, recipe, records)
-        earlier: dict[str, Any] = {}
-        if from_press is not None:
+        if from_press is not None and checkpoint is None:
             load_weights(press, Path(from_press), meant=overridden(overrides))
-            earlier = {"after": read_config(Path(from_press))[0].trained}
         stop = StopAfter(minutes, started)
         trainer = PressTrainer(
             press,
@@ -107,7 +110,7 @@ def train(
                 "recipe": recipe.identity(),
                 "data": [Path(path).name for path in data],
                 "records": len(records.train),
-                **earlier,
+                **({"after": start["trained"]} if start else {}),
             },
             callbacks=[stop, Pace(), Files(out)],
         )
@@ -119,6 +122,30 @@ def train(
         step = trainer.state.global_step
         console.print(f"time is up at step {step} of {recipe.steps}; the same command goes on from there")
     return out / PRESS
+
+
+def _start(out: Path, press: Path) -> dict[str, Any]:
+    """The press that a run starts from; of a run that is there, as it was then: it may have been replaced since."""
+    then = recorded_start(out)
+    if then.get("path") == str(press.resolve()):
+        return then
+    config, _, fingerprint = read_config(press)
+    return {"path": str(press.resolve()), "fingerprint": fingerprint, "trained": config.trained}
+
+
+def _check_positions(recipe: Recipe, base: Base) -> None:
+    """Makes sure that the longest row fits the decoder at the lowest ratio.
+
+    Raises:
+        InputError: it does not.
+    """
+    longest = max(recipe.max_context_tokens, recipe.long_document_tokens if recipe.long_documents else 0)
+    latents = -(-longest // recipe.candidates[0])
+    if latents >= base.max_positions:
+        raise InputError(
+            f"a row of {longest} context tokens is {latents} latents at ratio {recipe.candidates[0]}, and the decoder "
+            f"has {base.max_positions} positions; lower max_context_tokens or long_document_tokens"
+        )
 
 
 def open_base(base: str | None, recipe: Recipe, device: torch.device) -> Base:
@@ -190,8 +217,9 @@ def _run(trainer: PressTrainer, checkpoint: Path | None, console: Console) -> No
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         finally:
             progress.close()
-    elif not (trainer.out / PRESS).exists():
+    elif trainer.export_is_behind():
         trainer.load(checkpoint)
+        trainer.export({})
     if not (trainer.out / PRESS).exists():  # stopped before the first evaluation
         trainer.export({})
 

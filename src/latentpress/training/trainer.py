@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, Trai
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import IntervalStrategy
 
+from latentpress.checkpoints.io import read_config
 from latentpress.compressors import Ratio
 from latentpress.data.rows import Example
 from latentpress.model import PressModel
@@ -106,6 +108,8 @@ class PressTrainer(Trainer):
         self.decoder_tokenizer, self.provenance = tokenizer, provenance
         self.loss_is_scaled_for_ga = True
         self.counters: dict[str, float] = {"questions": 0, "examples": 0, "context_tokens": 0, "best_loss": math.inf}
+        # Losses on other dev rows or ratios cannot be compared with these.
+        self.counters["judged_by"] = zlib.crc32(repr((recipe.dev_rows, recipe.dev_ratios)).encode())
         self._sums: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         self._seconds = 0.0
         self._guard = LossGuard(self._remedy)
@@ -260,6 +264,13 @@ class PressTrainer(Trainer):
         base = self.press.config.base
         export_press(self.out / PRESS, self.press, self.recipe.press_config(base, trained_with))
 
+    def export_is_behind(self) -> bool:
+        """Whether the out folder lacks the press of a finished training, because its last export failed."""
+        if not (self.out / PRESS).exists():
+            return True
+        # With dev records the best press is kept, whichever step it is of.
+        return self.dev is None and read_config(self.out / PRESS)[0].trained.get("step") != self.recipe.steps
+
     # Checkpoints
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -290,7 +301,9 @@ class PressTrainer(Trainer):
         counters = json.loads((folder / COUNTERS).read_text())
         if GUARD in counters:
             self._guard.restore(counters.pop(GUARD))
-        self.counters = counters
+        if counters.get("judged_by", self.counters["judged_by"]) != self.counters["judged_by"]:
+            counters["best_loss"] = math.inf
+        self.counters = {**counters, "judged_by": self.counters["judged_by"]}
         self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
 
 

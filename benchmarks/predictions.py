@@ -1,0 +1,88 @@
+"""Files of predictions that can be gone on with: what made them in the first line, then a line for each question.
+
+A prediction is used again only for the question that it answered, by what made it. Whatever does not fit is refused:
+scores of another press, seed or data set under a system's name would look like any others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from latentpress.errors import InputError
+
+Question = tuple[str, str, tuple[str, ...]]
+"""Context, question and answers."""
+Row = dict[str, Any]
+"""Prediction, its context's tokens and latents, and the digest of its question."""
+_REMEDY = "give another --out, or remove the file to have its answers made again"
+
+
+def digest(question: Question) -> str:
+    """Identity of a question with its context; answers are no part of it, as predictions do not depend on them."""
+    return hashlib.sha256(json.dumps(question[:2]).encode()).hexdigest()[:16]
+
+
+class Predictions:
+    """The predictions of one system, in a file of their own.
+
+    Args:
+        path: the file, begun if it does not exist.
+        made_by: whatever predictions depend on beside their questions; plain data.
+        questions: what is to be answered, in order.
+
+    Raises:
+        InputError: the file holds other predictions, or none that can be read.
+    """
+
+    def __init__(self, path: Path, made_by: Mapping[str, Any], questions: Sequence[Question]) -> None:
+        self.path = path
+        self._questions = questions
+        self.rows: list[Row] = self._read(dict(made_by))
+
+    @property
+    def missing(self) -> Sequence[Question]:
+        """Questions without a prediction."""
+        return self._questions[len(self.rows) :]
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Writes the predictions of the next questions that were missing."""
+        made = [{**row, "question": digest(one)} for row, one in zip(rows, self.missing, strict=False)]
+        self._append(made)
+        self.rows += made
+
+    def _append(self, rows: Sequence[Row]) -> None:
+        with self.path.open("ab") as file:  # bytes: "\n" stays "\n" on every system
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+    def _read(self, made_by: Row) -> list[Row]:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole, _, cut = content.rpartition(b"\n")
+        if not whole:
+            self.path.write_bytes(b"")
+            self._append([made_by])
+            return []
+        try:  # split at "\n" only: predictions may hold U+2028 and others that splitlines() splits at
+            header, *rows = [dict(json.loads(line)) for line in whole.decode().split("\n")]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.path} cannot be read ({error}); {_REMEDY}") from error
+        self._check(header, made_by, rows)
+        if cut:  # half a line, where an earlier run was interrupted
+            os.truncate(self.path, len(whole) + 1)
+        return rows[: len(self._questions)]
+
+    def _check(self, header: Row, made_by: Row, rows: Sequence[Row]) -> None:
+        differing = [key for key in sorted({*header, *made_by}) if header.get(key) != made_by.get(key)]
+        if differing:
+            other = "; ".join(f"{key} {header.get(key)!r}, now {made_by.get(key)!r}" for key in differing)
+            raise InputError(f"{self.path} holds predictions made otherwise ({other}); {_REMEDY}")
+        for line, (row, question) in enumerate(zip(rows, self._questions, strict=False), 2):
+            if row.get("question") != digest(question):
+                raise InputError(
+                    f"{self.path}, line {line}, answers another question than --data, --seed and --questions give; "
+                    f"{_REMEDY}"
+                )
