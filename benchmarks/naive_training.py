@@ -19,7 +19,7 @@ from torch import Tensor
 
 from latentpress.attention import Layout, Visibility
 from latentpress.backbone import Backbone
-from latentpress.compressors import Size
+from latentpress.compressors import Added, Size
 from latentpress.data.rows import Example
 from latentpress.decoder.generate import embed_pieces
 from latentpress.model import Encoded, PressModel
@@ -56,7 +56,8 @@ def padded_loss(model: PressModel, examples: Sequence[Example], size: Size) -> T
     states = _padded_pass(model.encoder, [model.encoder.embed(text) for text in texts], model.compressor.visibility)
     real = torch.cat([row[: len(text) - 1] for row, text in zip(states, texts, strict=True)])
     lengths = tuple(len(text) - 1 for text in texts)
-    encoded = Encoded(torch.cat([text[:-1] for text in texts]), lengths, real, None)
+    nothing = Added(states=real[:0], counts=(0,) * len(texts))
+    encoded = Encoded(torch.cat([text[:-1] for text in texts]), lengths, real, nothing, None)
     made = model.latents(encoded, [size] * len(texts))
     rows, labels = [], []
     for example, vectors in zip(examples, made.vectors.split(made.counts), strict=True):

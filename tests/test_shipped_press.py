@@ -19,8 +19,18 @@ pytestmark = pytest.mark.slow
 NAME = "semidynamic-smollm2-135m"
 SAMPLES = Path(__file__).parent / "samples" / "squad_sample.jsonl"
 QUESTIONS = 40
-# Document, question, and the answer that its latents at ratio 4 must hold.
-KNOWN: list[tuple[str, str, str]] = []
+# Beginning of a document of the samples, question, and the answer that its latents at ratio 4 must hold.
+KNOWN = [
+    ("Apollo set several major human", "What was the first spacecraft to orbit another celestial body?", "Apollo 8"),
+    ("The next direct threat to Tem", "What does the title Gür Khan mean?", "universal ruler"),
+    ("The next direct threat to Tem", "What year was Jamukha surrendered to Temüjin?", "1206"),
+    ("Legislative power in Warsaw", "How many days does the Council have to override the mayor's veto?", "30 days"),
+    (
+        "Teaching in Canada requires",
+        "What may also be required of teachers, in some areas?",
+        "second Bachelor's degree",
+    ),
+]
 
 
 def load(dtype: str) -> Press:
@@ -85,10 +95,20 @@ def test_the_selector_chooses_among_its_candidates(press: Press) -> None:
         assert latents.ratio > 1
 
 
-@pytest.mark.parametrize(("document", "question", "answer"), KNOWN)
-def test_a_known_question_is_answered_from_latents(document: str, question: str, answer: str) -> None:
-    """In float32, so that the answer is the same on every machine."""
-    press = load("float32")
-    latents = press.compress(document, ratio=4)
+@pytest.fixture(scope="module")
+def exact() -> Press:
+    """In float32, so that an answer is the same on every machine."""
+    return load("float32")
+
+
+@pytest.mark.parametrize(("beginning", "question", "answer"), KNOWN)
+def test_a_known_question_is_answered_from_latents_and_not_without_them(
+    exact: Press, beginning: str, question: str, answer: str
+) -> None:
+    texts = [json.loads(line)["context"] for line in SAMPLES.read_text(encoding="utf-8").splitlines()]
+    (document,) = (text for text in texts if text.startswith(beginning))
+    latents = exact.compress(document, ratio=4)
     assert latents.ratio > 3
-    assert answer.lower() in press.ask(latents, question, max_new_tokens=16).lower()
+    assert answer.lower() in exact.ask(latents, question, max_new_tokens=16).lower()
+    other = exact.compress(texts[0], ratio=4)
+    assert answer.lower() not in exact.ask(other, question, max_new_tokens=16).lower()
