@@ -54,8 +54,8 @@ def compress(
     """Compress documents into latents files, one a document; run again to go on where it stopped.
 
     A document whose latents are there, made of the same text by the same press and settings, is skipped.
-    One that fails is named and the others go on; the exit code is then 2 if all that failed are bad input, such as
-    an empty text, a binary or a line that is no JSON, and 1 if anything else went wrong.
+    One that fails is named and the others go on.
+    The exit code is then 2 if nothing but bad input failed, else 1.
     """
     check_ratio_or_scale(ratio, scale)
     path = Path(source)
