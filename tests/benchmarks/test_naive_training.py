@@ -38,7 +38,8 @@ def test_naive_way_trains_the_same(tiny_press: Press, name: str) -> None:
     assert naive == pytest.approx(packed, rel=1e-5)
     for key, gradient in expected.items():
         if not key.startswith("head"):  # the ratio's loss is no part of the comparison
-            torch.testing.assert_close(found[key], gradient, rtol=1e-3, atol=1e-3)
+            # Sums in other orders, in float32: judged by the largest entry of each gradient.
+            torch.testing.assert_close(found[key], gradient, rtol=1e-3, atol=5e-4 * float(gradient.abs().max()))
 
 
 def test_every_question_gets_a_row_with_its_context(tiny_press: Press) -> None:
