@@ -16,7 +16,7 @@ from latentpress.errors import InputError
 from latentpress.lora import LoraSettings
 from latentpress.training.overrides import make_recipe, overridden
 from latentpress.training.recipes import RECIPES, Recipe
-from latentpress.training.schedules import QuotePhase, RatioPhase
+from latentpress.training.schedules import RatioPhase
 
 FOLDER = Path(latentpress.training.__file__).parent
 
@@ -75,19 +75,19 @@ def test_every_setting_of_a_press_comes_from_the_recipe() -> None:
         assert given != getattr(plain, field.name), f"{field.name} is not changed by this test"
 
 
-def test_the_shipped_press_has_the_settings_that_were_measured() -> None:
+def test_the_recipe_of_the_shipped_press_is_its_three_parts_in_one_run() -> None:
     recipe = make_recipe("semidynamic")
     assert recipe.press == "semidynamic-smollm2-135m"
     assert recipe.candidates == (2, 4, 8, 16, 32)
-    assert (recipe.steps, recipe.tokens_per_step, recipe.max_context_tokens) == (1150, 600, 512)
+    assert (recipe.steps, recipe.tokens_per_step, recipe.max_context_tokens) == (3800, 600, 512)
     assert (recipe.learning_rate, recipe.other_learning_rate) == (5e-4, 5e-4)
     assert recipe.residual_sharpness == 1.0
-    assert recipe.quote_schedule == (QuotePhase(start=0, quotes=2), QuotePhase(start=0.5, quotes=1))
+    assert [(phase.start, phase.quotes) for phase in recipe.quote_schedule] == [(0, 2), (0.15, 1), (0.85, 0)]
     assert recipe.ratio_schedule == (
         RatioPhase(start=0, weights=(3, 5, 2, 0, 0)),
-        RatioPhase(start=0.15, weights=(12, 30, 28, 20, 10)),
+        RatioPhase(start=0.05, weights=(8, 30, 30, 24, 8)),
     )
-    assert (recipe.log_every, recipe.save_every, recipe.eval_every) == (10, 50, 115)
+    assert (recipe.log_every, recipe.save_every, recipe.eval_every) == (20, 100, 380)
     assert (recipe.dev_records, recipe.dev_rows, recipe.dev_ratios, recipe.f1_questions) == (100, 16, (4, 16), 32)
 
 
