@@ -3,8 +3,10 @@ r"""Answers from latents, scored: SQuAD F1 and EM of presses on a question-answe
     python -m benchmarks.quality --data dev.jsonl --questions 500 --out runs/quality \
         --press semidynamic-smollm2-135m --ratios 2,4,8,16,32,auto --press runs/reader/press --ratios 1,4,8,16
 
-The same random questions go to every system. Predictions are written as they come, one file a system (a press of these
-very weights) and ratio, and are not made again for the same questions; scores are computed from the files.
+The same random questions go to every system. With `--join 4000` neighbouring contexts of the set are joined to
+documents of up to so many tokens of the first press, and the questions are asked of those. Predictions are written as
+they come, one file a system (a press of these very weights) and ratio, and are not made again for the same questions;
+scores are computed from the files.
 """
 
 from __future__ import annotations
@@ -28,10 +30,12 @@ from latentpress.errors import LatentpressError
 from latentpress.evaluation.metrics import bootstrap_interval, exact_match, f1, paired_bootstrap
 
 if TYPE_CHECKING:
+    from latentpress.latents import EmbeddingLatents
     from latentpress.press import Press
 
 _BATCH = 32
 _NEW_TOKENS = 24
+_BETWEEN = "\n\n"
 _SHORT = 8  # characters of a fingerprint in a name
 
 
@@ -62,16 +66,41 @@ def draw_questions(records: list[Record], count: int, seed: int) -> list[Questio
     return random.Random(seed).sample(every, min(count, len(every)))
 
 
+def joined(records: Sequence[Record], press: Press, limit: int) -> list[Record]:
+    """Long documents of neighbouring contexts, of up to `limit` tokens each, with all their questions."""
+    parts: list[list[Record]] = []
+    tokens = limit
+    for record in (one for one in records if len(one.contexts) == 1):
+        more = press.count_tokens(_BETWEEN + record.contexts[0])
+        if tokens + more > limit:
+            parts.append([])
+            tokens = 0
+        parts[-1].append(record)
+        tokens += more
+    return [
+        dataclasses.replace(
+            part[0],
+            contexts=(_BETWEEN.join(record.contexts[0] for record in part),),
+            qas=tuple(qa for record in part for qa in record.qas),
+            summary=None,
+            short_summary=None,
+        )
+        for part in parts
+    ]
+
+
 def predict(press: Press, ratio: str, questions: list[Question], seed: int, out: Path) -> tuple[System, list[Row]]:
     """Answers all questions at one ratio (`auto`: the selector's) that have no prediction in the folder yet."""
     system = System(press.config.name, press.fingerprint, ratio)
     made_by = {"press": press.fingerprint, "ratio": ratio, "seed": seed, "max_new_tokens": _NEW_TOKENS}
     predictions = Predictions(out / f"{system.full}.jsonl", made_by, questions)
+    latents: dict[str, EmbeddingLatents] = {}
     while batch := predictions.missing[:_BATCH]:
-        contexts = list(dict.fromkeys(context for context, _, _ in batch))
+        contexts = [context for context in dict.fromkeys(context for context, _, _ in batch) if context not in latents]
         began = time.perf_counter()
-        made = press.compress(contexts, ratio=None if ratio == "auto" else float(ratio))
-        latents = dict(zip(contexts, made, strict=True))
+        if contexts:
+            made = press.compress(contexts, ratio=None if ratio == "auto" else float(ratio))
+            latents |= zip(contexts, made, strict=True)
         answers = press.ask_many(
             [latents[c] for c, _, _ in batch], [q for _, q, _ in batch], max_new_tokens=_NEW_TOKENS, batch_size=_BATCH
         )
@@ -139,7 +168,10 @@ def differences(made: dict[str, list[Row]], questions: list[Question]) -> dict[s
 
 def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Answers what has no answer yet, and scores everything."""
-    questions = draw_questions(read_records(args.data), args.questions, args.seed)
+    records = read_records(args.data)
+    if args.join:
+        records = joined(records, latentpress.load(args.press[0]), args.join)
+    questions = draw_questions(records, args.questions, args.seed)
     made: dict[System, list[Row]] = {}
     for name, ratios in zip(args.press, args.ratios, strict=True):
         press = latentpress.load(name)
@@ -160,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ratios", action="append", required=True, help="for each --press, in order")
     parser.add_argument("--questions", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--join", type=int, default=0, help="ask of documents of up to so many tokens, joined contexts")
     parser.add_argument("--zero-shot", type=int, default=0, help="so many of them from the full text by the base model")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(arguments)

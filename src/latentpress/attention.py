@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
+from latentpress.branches import BranchedAttention, Branches, Chunk
 from latentpress.errors import InputError
 
 PACKED = "latentpress_packed"
@@ -133,13 +134,15 @@ class Layout:
     """Number of tokens of each sequence; their sum is the length of the row."""
     positions: Tensor
     """Position id of every token of the row, `[N]` int64."""
-    visibility: Visibility | tuple[Tensor, ...]
-    """`bidirectional`, `causal`, or a boolean mask `[T, T]` a sequence, True where query (row) sees key (column)."""
+    visibility: Visibility | tuple[Tensor | Branches, ...]
+    """`bidirectional`, `causal`, or for each sequence what it is that forks in `Branches`, or a boolean mask `[T, T]`,
+    True where query (row) sees key (column)."""
     cache: KeyValueCache | None = None
     """Keys and values that came before; extended by the pass."""
     backend: Backend = "auto"
-    """`eager` (matrix products), `sdpa` (PyTorch's fused attention), or the faster of both by length."""
+    """`eager` (matrix products), `sdpa` (PyTorch's fused attention), or what is fastest for what is seen."""
     _additive: dict[Any, Tensor | None] = field(default_factory=dict)
+    _chunks: dict[int | None, list[tuple[int, list[Chunk]]]] = field(default_factory=dict)
 
     @staticmethod
     def of(lengths: Sequence[int], visibility: Visibility, *, device: torch.device | str | None = None) -> Layout:
@@ -166,6 +169,18 @@ class Layout:
             self._additive[at] = self._build(index, keys, queries, window, dtype)
         return self._additive[at]
 
+    def chunks(self, window: int | None) -> list[tuple[int, list[Chunk]]]:
+        """Number of tokens and chunks of each sequence, nothing where they do not all fork or a window hides more.
+
+        Args:
+            window: sliding window of the layer in tokens, None for full attention.
+        """
+        if window not in self._chunks:
+            forks = [one for one in self.visibility if isinstance(one, Branches)]
+            plain = len(forks) == len(self.lengths) and (window is None or int(self.positions.max()) < window)
+            self._chunks[window] = [(one.tokens, one.chunks(self.positions.device)) for one in forks] if plain else []
+        return self._chunks[window]
+
     def plainly_causal(self, columns: int, rows: int, window: int | None) -> bool:
         """Whether a sequence needs no mask but the triangle, which fused attention knows without one.
 
@@ -186,7 +201,8 @@ class Layout:
             window = None
         seen: Tensor | None = None
         if not isinstance(self.visibility, str):
-            seen = self.visibility[index]
+            sees = self.visibility[index]
+            seen = sees.mask(keys.device) if isinstance(sees, Branches) else sees
         elif self.visibility == "causal" and rows > 1:
             order = torch.arange(columns, device=keys.device)
             seen = order[columns - rows :, None] >= order[None, :]
@@ -247,20 +263,18 @@ class _EagerAttention(torch.autograd.Function):
         return d_query, d_key, d_value, None, None, None
 
 
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool = False) -> Tensor:
-    """PyTorch's fused attention of one sequence; see `_one_sequence`."""
+def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, *, causal: bool) -> Tensor:
+    """PyTorch's attention of one sequence: `query [H, T, D]`, `key, value [K, C, D]`, `mask [T, C]` -> `[H, T, D]`."""
     grouped = query.shape[0] != key.shape[0]
     return F.scaled_dot_product_attention(
         query[None], key[None], value[None], attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
     )[0]
 
 
-def _one_sequence(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None, eager: bool
+def _by_products(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None
 ) -> Tensor:
-    """Attention of one sequence: `query [H, T, D]`, `key, value [K, C, D]`, `mask [T, C]` -> `[H, T, D]`."""
-    if softcap is None and not eager:
-        return _sdpa(query, key, value, mask, scale)
+    """The same by matrix products, with a cap of the scores if there is one."""
     heads, rows, width = query.shape
     grouped = query.reshape(key.shape[0], -1, width)
     scores = torch.bmm(grouped, key.transpose(1, 2)).mul(scale).view(heads, rows, -1)
@@ -312,6 +326,10 @@ def packed_attention(
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q, k, v = query[0], key[0], value[0]
+    by_chunks = layout.backend == "auto" and q.device.type == "cpu" and layout.cache is None and softcap is None
+    if by_chunks and (chunks := layout.chunks(sliding_window)):
+        out: Tensor = BranchedAttention.apply(q, k, v, chunks, scale)  # type: ignore[no-untyped-call]
+        return out.transpose(0, 1)[None].contiguous(), None
     longest = max(layout.lengths)
     eager = layout.backend == "eager" or (
         layout.backend == "auto" and q.device.type == "cpu" and longest <= _EAGER_TOKENS and layout.cache is None
@@ -319,20 +337,22 @@ def packed_attention(
     queries = layout.positions.split(layout.lengths)
     if eager and layout.cache is None and softcap is None:
         masks = [layout.additive(i, at, at, sliding_window, q.dtype) for i, at in enumerate(queries)]
-        out: Tensor = _EagerAttention.apply(q, k, v, layout.lengths, masks, scale)  # type: ignore[no-untyped-call]
+        out = _EagerAttention.apply(q, k, v, layout.lengths, masks, scale)  # type: ignore[no-untyped-call]
         return out.transpose(0, 1)[None].contiguous(), None
     parts = []
+    fused = softcap is None and not eager
     for i, (a, b, c) in enumerate(
         zip(q.split(layout.lengths, 1), k.split(layout.lengths, 1), v.split(layout.lengths, 1), strict=True)
     ):
         at = queries[i]
         if layout.cache is not None:
             b, c, at = layout.cache.extend(int(module.layer_idx), i, b, c, at)  # type: ignore[arg-type]
-        if softcap is None and not eager and layout.plainly_causal(b.shape[1], a.shape[1], sliding_window):
-            parts.append(_sdpa(a, b, c, None, scale, causal=True))
-            continue
-        mask = layout.additive(i, at, queries[i], sliding_window, a.dtype)
-        parts.append(_one_sequence(a, b, c, mask, scale, softcap, eager))
+        causal = fused and layout.plainly_causal(b.shape[1], a.shape[1], sliding_window)
+        mask = None if causal else layout.additive(i, at, queries[i], sliding_window, a.dtype)
+        if fused:
+            parts.append(_fused(a, b, c, mask, scale, causal=causal))
+        else:
+            parts.append(_by_products(a, b, c, mask, scale, softcap))
     return torch.cat(parts, 1).transpose(0, 1)[None].contiguous(), None
 
 

@@ -135,10 +135,7 @@ class Backbone(nn.Module):
         Returns:
             `[N, D]` states after the final norm.
         """
-        output = self.body(
-            inputs_embeds=embeddings[None], position_ids=layout.positions[None], use_cache=False, layout=layout
-        )
-        states: Tensor = output.last_hidden_state[0]
+        states: Tensor = self._run(embeddings, layout).last_hidden_state[0]
         return states
 
     def all_layers(self, embeddings: Tensor, layout: Layout) -> Tensor:
@@ -151,14 +148,16 @@ class Backbone(nn.Module):
         Returns:
             `[L + 1, N, D]`: what enters the first layer, what each layer gives, the last one after the final norm.
         """
-        output = self.body(
+        return torch.cat(self._run(embeddings, layout, output_hidden_states=True).hidden_states)
+
+    def _run(self, embeddings: Tensor, layout: Layout, **outputs: bool) -> Any:
+        return self.body(
             inputs_embeds=embeddings[None],
             position_ids=layout.positions[None],
             use_cache=False,
             layout=layout,
-            output_hidden_states=True,
+            **outputs,
         )
-        return torch.cat(output.hidden_states)
 
     def logits(self, states: Tensor) -> Tensor:
         """Final states `[N, D]` -> float32 logits `[N, V]`."""

@@ -150,8 +150,8 @@ class PressModel(nn.Module):
         """
         device = self.decoder.device
         lengths = tuple(len(text) for text in texts)
+        plain = torch.tensor([i for text in texts for i in text], device=device)
         if self.encoder is None:
-            plain = torch.tensor([i for text in texts for i in text], device=device)
             nothing = Added(states=self.decoder.embed(plain[:0]), counts=(0,) * len(lengths))
             return Encoded(plain, lengths, self.decoder.embed(plain), nothing, None)
         ids = torch.tensor([i for text in texts for i in (*text, self.eos)], device=device)
@@ -165,7 +165,6 @@ class PressModel(nn.Module):
         part = torch.tensor([0, 1, 2], device=device).repeat(len(lengths)).repeat_interleave(sizes.flatten())
         text, end, added = (states[..., part == i, :] for i in range(3))
         predicted = None if self.head is None else self.head(end if end.ndim == 2 else end[-1])
-        plain = torch.tensor([i for one in texts for i in one], device=device)
         return Encoded(plain, lengths, text, Added(states=added, counts=prepared.added), predicted)
 
     def latents(self, encoded: Encoded, sizes: Sequence[Size]) -> Extracted:

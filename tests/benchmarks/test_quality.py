@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from latentpress.data.records import QA, Record
+
 if TYPE_CHECKING:
     from latentpress.press import Press
 
@@ -147,3 +149,28 @@ def test_answers_of_other_questions_are_refused(tmp_path: Path) -> None:
     path.write_text("no JSON\n")
     with pytest.raises(InputError, match="cannot be read"):
         Predictions(path, MADE_BY, QUESTIONS)
+
+
+def test_joined_contexts_keep_their_order_their_questions_and_the_limit(presses: dict[str, FakePress]) -> None:
+    from benchmarks.quality import joined
+
+    asked = (QA(id="", question="?", answers=("a",)),)
+    plain = Record(id="", contexts=("x", "y"), qas=asked, summary=None, short_summary=None, source="", lang=None)
+    records = [replace(plain, contexts=(letter * 30,)) for letter in "abcde"]
+    press: Any = presses["a"]  # a token is a character
+    made = joined([*records[:2], plain, *records[2:]], press, 70)
+    assert [record.contexts for record in made] == [
+        ("a" * 30 + "\n\n" + "b" * 30,),
+        ("c" * 30 + "\n\n" + "d" * 30,),
+        ("e" * 30,),
+    ]
+    assert [len(record.qas) for record in made] == [2, 2, 1]
+    assert [len(record.qas) for record in joined(records, press, 1)] == [1] * 5  # one that is longer stands alone
+
+
+def test_questions_can_be_asked_of_joined_contexts(
+    presses: dict[str, FakePress], quality: Callable[..., int], tmp_path: Path
+) -> None:
+    assert quality("3", "--press", "a", "--join", "100000") == 0
+    assert len(presses["a"].asked) == 3
+    assert quality("3", "--press", "a") == 2  # the same questions of other texts are other questions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections import Counter
@@ -151,6 +152,34 @@ def test_a_long_document_has_the_questions_of_all_its_windows(maker: ExampleMake
         assert kinds["quote"] == windows
         assert kinds["answer"] <= 2 * windows
         assert kinds["answer"] > 2
+
+
+def test_related_documents_are_made_of_texts_about_one_thing(maker: ExampleMaker) -> None:
+    """Texts of ten kinds, shuffled; those of a kind share the tokens of its name."""
+
+    plain = tokenized(18)
+    texts = [
+        dataclasses.replace(plain, documents=((*plain.documents[0], 30 + kind, 40 + kind),))
+        for _ in range(12)
+        for kind in range(10)
+    ]
+
+    def kinds(share: float) -> list[int]:
+        changes = {"long_documents": 1, "long_document_tokens": 100, "related_documents": share, "multi_document": 0}
+        plan = StepStream(texts, maker, recipe(**changes)).epoch(0)
+        assert sorted(i for step in plan for row in step for i in row.records) == list(range(120))
+        return [len({i % 10 for i in row.records}) for step in plan for row in step if row.joined]
+
+    related, others = kinds(1), kinds(0)
+    assert sum(related) / len(related) < 2 < 3 < sum(others) / len(others)  # the last of a kind take others in
+    assert related[0] == 1
+
+
+def test_the_nearest_text_does_not_always_stand_behind_the_first(maker: ExampleMaker) -> None:
+    texts = [tokenized(20 + i % 2) for i in range(60)]
+    settings = recipe(long_documents=1, long_document_tokens=100, related_documents=1, multi_document=0)
+    rows = [row.records for step in StepStream(texts, maker, settings).epoch(0) for row in step if row.joined]
+    assert any(list(row) != sorted(row) for row in rows)
 
 
 def test_a_record_that_joins_no_other_stays_a_row_of_its_own(maker: ExampleMaker) -> None:

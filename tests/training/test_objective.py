@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latentpress.attention import Layout
 from latentpress.backbone import Base
+from latentpress.branches import Branches
 from latentpress.compressors import Ratio
 from latentpress.data.records import QA, Record
 from latentpress.data.rows import Example, ExampleMaker, TokenizedRecord
@@ -123,7 +124,9 @@ def test_a_request_sees_the_shared_part_and_itself_alone(tiny_model: PressModel,
     latents, _ = document_latents(tiny_model, [example], SIZE)
     _, layout, _, _ = pack(tiny_model, [example], latents)
     assert not isinstance(layout.visibility, str)
-    sees = layout.visibility[0]
+    (fork,) = layout.visibility
+    assert isinstance(fork, Branches)
+    sees = fork.mask()
     prefix = len(sees) - sum(len(branch.ids) for branch in example.branches)
     start = prefix
     for branch in example.branches:

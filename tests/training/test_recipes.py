@@ -143,6 +143,7 @@ def test_overrides_are_read_as_the_type_of_their_setting() -> None:
         ("seed=-1", "seed=-1 must be between 0 and 4294967295"),
         ("beta2=1", "beta2=1 must be between 0 and 0.999999"),
         ("multi_document=1.5", "multi_document=1.5 must be between 0 and 1"),
+        ("related_documents=-1", "related_documents=-1 must be between 0 and 1"),
         ("residual_sharpness=inf", "residual_sharpness=inf must be a number"),
         ("dtype=float16", "dtype='float16' is unknown; choose one of bfloat16, float32"),
         ("schedule=cosine", "choose one of linear, constant"),

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ from latentpress.data.rows import Example, ExampleMaker, TokenizedRecord
 from latentpress.errors import DataError
 from latentpress.tokens import equal_windows
 from latentpress.training.recipes import Recipe
+from latentpress.training.related import RelatedTexts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +191,8 @@ class StepStream(Dataset[Step]):
 
     def __init__(self, records: Sequence[TokenizedRecord], maker: ExampleMaker, recipe: Recipe) -> None:
         self.records, self.maker, self.recipe = records, maker, recipe
+        wanted = recipe.long_documents and recipe.related_documents
+        self._related = RelatedTexts([record.documents for record in records]) if wanted else None
         self._starts = [0]  # first step of each epoch planned so far
         self._plan: tuple[int, list[list[Row]]] = (-1, [])
 
@@ -232,11 +236,13 @@ class StepStream(Dataset[Step]):
         draw = random.Random(f"{self.recipe.seed}/epoch/{number}")
         order = list(range(len(self.records)))
         draw.shuffle(order)
+        left = dict.fromkeys(order)  # those without a row yet, in this order
         steps: list[list[Row]] = [[]]
-        tokens = at = 0
-        while at < len(order):
-            row = self._row(order, at, draw)
-            at += len(row.records)
+        tokens = 0
+        while left:
+            row = self._row(left, draw)
+            for index in row.records:
+                del left[index]
             if tokens >= self.recipe.tokens_per_step:
                 steps.append([])
                 tokens = 0
@@ -244,22 +250,29 @@ class StepStream(Dataset[Step]):
             tokens += sum(self.records[i].tokens for i in row.records)
         return steps
 
-    def _row(self, order: Sequence[int], at: int, draw: random.Random) -> Row:
+    def _row(self, left: Collection[int], draw: random.Random) -> Row:
         """Takes the next record, or with the recipe's shares the next few as documents or as one long document."""
-        most, limit, joined = 1, self.recipe.max_context_tokens, False
+        first, *others = itertools.islice(left, 4)
+        limit, joined, related = self.recipe.max_context_tokens, False, False
+        candidates: Iterable[int] = ()
         if self.recipe.long_documents and draw.random() < self.recipe.long_documents:
-            joined, most = True, len(order)
+            joined, candidates = True, itertools.islice(left, 1, None)
             limit = round(math.exp(draw.uniform(math.log(limit), math.log(self.recipe.long_document_tokens))))
+            related = self._related is not None and draw.random() < self.recipe.related_documents
+            if related and self._related is not None:
+                ranked = self._related.ranked(first)
+                candidates = (i for i in ranked if i != first and i in left and self._joins(self.records[i]))
         elif draw.random() < self.recipe.multi_document:
-            most = draw.randint(2, 4)
-        row, length = [order[at]], self.records[order[at]].tokens
-        for index in order[at + 1 : at + most]:
+            candidates = others[: draw.randint(2, 4) - 1]
+        row, length = [first], self.records[first].tokens
+        for index in candidates if self._joins(self.records[first]) else ():
             record = self.records[index]
-            together = self._joins(self.records[row[0]]) and self._joins(record)
-            if not together or length + record.tokens > limit:
+            if not self._joins(record) or length + record.tokens > limit:
                 break
             row.append(index)
             length += record.tokens
+        if related:
+            draw.shuffle(row)  # the nearest would always stand first
         return Row(tuple(row), joined and len(row) > 1)
 
     def _joins(self, record: TokenizedRecord) -> bool:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentpress.attention import Layout
+from latentpress.branches import Branches
 from latentpress.compressors.base import Size
 from latentpress.data.rows import KINDS, Example
 from latentpress.decoder.generate import embed_pieces
@@ -58,32 +59,28 @@ def pack(
         Embeddings `[N, D]`, their layout, indices of the states that predict a label, and the labels.
     """
     device = model.decoder.device
-    embeddings, lengths, positions, masks, before = [], [], [], [], 0
+    embeddings, lengths, positions, forks, before = [], [], [], [], 0
     at: list[int] = []
     labels: list[int] = []
     for example, documents in zip(examples, latents, strict=True):
         shared = embed_pieces(model.decoder, example.prefix, documents)
         prefix = len(shared)
         ids = [i for branch in example.branches for i in branch.ids]
-        total = prefix + len(ids)
-        owner = torch.zeros(total, dtype=torch.int64)
+        fork = Branches(prefix, tuple(len(branch.ids) for branch in example.branches))
         place = [torch.arange(prefix)]
-        start = prefix
-        for number, branch in enumerate(example.branches, 1):
+        start = before + prefix
+        for branch in example.branches:
             end = start + len(branch.ids)
-            owner[start:end] = number
             place.append(torch.arange(prefix, prefix + len(branch.ids)))
-            at += range(before + start + branch.first_label - 1, before + end - 1)
+            at += range(start + branch.first_label - 1, end - 1)
             labels += branch.ids[branch.first_label :]
             start = end
-        order = torch.arange(total)
-        sees = (order[:, None] >= order) & ((owner[:, None] == owner) | (owner == 0))
         embeddings += [shared, model.decoder.embed(torch.tensor(ids, device=device))]
-        lengths.append(total)
+        lengths.append(fork.tokens)
         positions += place
-        masks.append(sees.to(device))
-        before += total
-    layout = Layout(tuple(lengths), torch.cat(positions).to(device), tuple(masks))
+        forks.append(fork)
+        before = start
+    layout = Layout(tuple(lengths), torch.cat(positions).to(device), tuple(forks))
     return torch.cat(embeddings), layout, torch.tensor(at, device=device), torch.tensor(labels, device=device)
 
 

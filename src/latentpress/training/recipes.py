@@ -80,6 +80,8 @@ class Recipe:
     long_document_tokens: int = 3000
     """Most context tokens of such a row, beside the blank lines between its texts; each length is drawn log-uniformly
     from `max_context_tokens` on."""
+    related_documents: float = 0.0
+    """Share of those made of texts about like things, as the parts of a real document are; the others of any."""
     questions: int = 5
     """Most questions of a row; of a document of many windows, as many for each."""
     quotes: int = 2
@@ -179,6 +181,7 @@ class Recipe:
         for name, most in (
             ("multi_document", 1.0),
             ("long_documents", 1.0),
+            ("related_documents", 1.0),
             ("beta2", 0.999999),
             ("seed", 2**32 - 1),
         ):
