@@ -15,7 +15,7 @@ from benchmarks.training import PACKED, examples_of, step
 from latentpress.compressors import Ratio
 from latentpress.press import Press
 
-_ATTENTION = ("_EagerAttention", "scaled_dot_product", "flash_attention")
+_ATTENTION = ("_EagerAttention", "BranchedAttention", "scaled_dot_product", "flash_attention")
 _PRODUCTS = "mm addmm addmm_ bmm baddbmm matmul linear mkldnn_linear"
 _COPIES = (
     "copy_ clone contiguous cat stack _to_copy to index index_select index_put_ index_add index_add_ embedding gather "

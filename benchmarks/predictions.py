@@ -83,6 +83,6 @@ class Predictions:
         for line, (row, question) in enumerate(zip(rows, self._questions, strict=False), 2):
             if row.get("question") != digest(question):
                 raise InputError(
-                    f"{self.path}, line {line}, answers another question than --data, --seed and --questions give; "
-                    f"{_REMEDY}"
+                    f"{self.path}, line {line}, answers another question than --data, --join, --seed and --questions "
+                    f"give; {_REMEDY}"
                 )

@@ -26,7 +26,7 @@ import latentpress
 from benchmarks import report as files
 from benchmarks.predictions import Predictions, Question, Row
 from latentpress.data.records import Record, read_records
-from latentpress.errors import LatentpressError
+from latentpress.errors import InputError, LatentpressError
 from latentpress.evaluation.metrics import bootstrap_interval, exact_match, f1, paired_bootstrap
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _BATCH = 32
 _NEW_TOKENS = 24
+_READ = 16_000  # latents of a batch, whose keys and values are in memory together
 _BETWEEN = "\n\n"
 _SHORT = 8  # characters of a fingerprint in a name
 
@@ -67,7 +68,7 @@ def draw_questions(records: list[Record], count: int, seed: int) -> list[Questio
 
 
 def joined(records: Sequence[Record], press: Press, limit: int) -> list[Record]:
-    """Long documents of neighbouring contexts, of up to `limit` tokens each, with all their questions."""
+    """Documents of neighbouring contexts, up to `limit` tokens, with all their questions; a longer one stays alone."""
     parts: list[list[Record]] = []
     tokens = limit
     for record in (one for one in records if len(one.contexts) == 1):
@@ -102,7 +103,10 @@ def predict(press: Press, ratio: str, questions: list[Question], seed: int, out:
             made = press.compress(contexts, ratio=None if ratio == "auto" else float(ratio))
             latents |= zip(contexts, made, strict=True)
         answers = press.ask_many(
-            [latents[c] for c, _, _ in batch], [q for _, q, _ in batch], max_new_tokens=_NEW_TOKENS, batch_size=_BATCH
+            [latents[c] for c, _, _ in batch],
+            [q for _, q, _ in batch],
+            max_new_tokens=_NEW_TOKENS,
+            batch_size=max(1, min(_BATCH, _READ // max(len(latents[c]) for c, _, _ in batch))),
         )
         predictions.add(
             [
@@ -169,6 +173,8 @@ def differences(made: dict[str, list[Row]], questions: list[Question]) -> dict[s
 def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Answers what has no answer yet, and scores everything."""
     records = read_records(args.data)
+    if args.join < 0:
+        raise InputError(f"--join {args.join} must be 0 (contexts as they are) or a number of tokens above it")
     if args.join:
         records = joined(records, latentpress.load(args.press[0]), args.join)
     questions = draw_questions(records, args.questions, args.seed)

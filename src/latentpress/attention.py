@@ -142,7 +142,7 @@ class Layout:
     backend: Backend = "auto"
     """`eager` (matrix products), `sdpa` (PyTorch's fused attention), or what is fastest for what is seen."""
     _additive: dict[Any, Tensor | None] = field(default_factory=dict)
-    _chunks: dict[int | None, list[tuple[int, list[Chunk]]]] = field(default_factory=dict)
+    _chunks: dict[int | None, list[list[Chunk]]] = field(default_factory=dict)
 
     @staticmethod
     def of(lengths: Sequence[int], visibility: Visibility, *, device: torch.device | str | None = None) -> Layout:
@@ -169,16 +169,18 @@ class Layout:
             self._additive[at] = self._build(index, keys, queries, window, dtype)
         return self._additive[at]
 
-    def chunks(self, window: int | None) -> list[tuple[int, list[Chunk]]]:
-        """Number of tokens and chunks of each sequence, nothing where they do not all fork or a window hides more.
+    def chunks(self, window: int | None) -> list[list[Chunk]]:
+        """Chunks of each sequence, nothing where they do not all fork or a window hides more.
 
         Args:
             window: sliding window of the layer in tokens, None for full attention.
         """
         if window not in self._chunks:
-            forks = [one for one in self.visibility if isinstance(one, Branches)]
+            sees = () if isinstance(self.visibility, str) else self.visibility
+            forks = [one for one in sees if isinstance(one, Branches)]
             plain = len(forks) == len(self.lengths) and (window is None or int(self.positions.max()) < window)
-            self._chunks[window] = [(one.tokens, one.chunks(self.positions.device)) for one in forks] if plain else []
+            assert not plain or tuple(fork.tokens for fork in forks) == self.lengths, "as long as what forks in it"
+            self._chunks[window] = [fork.chunks(self.positions.device) for fork in forks] if plain else []
         return self._chunks[window]
 
     def plainly_causal(self, columns: int, rows: int, window: int | None) -> bool:
@@ -328,7 +330,7 @@ def packed_attention(
     q, k, v = query[0], key[0], value[0]
     by_chunks = layout.backend == "auto" and q.device.type == "cpu" and layout.cache is None and softcap is None
     if by_chunks and (chunks := layout.chunks(sliding_window)):
-        out: Tensor = BranchedAttention.apply(q, k, v, chunks, scale)  # type: ignore[no-untyped-call]
+        out: Tensor = BranchedAttention.apply(q, k, v, layout.lengths, chunks, scale)  # type: ignore[no-untyped-call]
         return out.transpose(0, 1)[None].contiguous(), None
     longest = max(layout.lengths)
     eager = layout.backend == "eager" or (

@@ -1,9 +1,10 @@
 """Attention of sequences that fork, without the scores that nobody sees.
 
 A training row is a shared prefix (prompt and latents) with a request a branch behind it. Written as a mask, most of its
-square of scores is hidden: half of the prefix, and all that one branch would see of the others; in a row of many
-branches that is 60 to 75%. Here queries are taken in chunks of neighbours, each against the keys in front of it and its
-own, so that little is computed that is not seen and the scores of a chunk stay in the caches.
+square of scores is hidden: half of the prefix, and all that one branch would see of the others. Here queries are taken
+in chunks of neighbours, each against the keys in front of it and its own, so that little is computed that is not seen
+and the scores of a chunk stay in the caches (docs/experiments.md). `packed_attention` does so on a CPU where nothing
+else hides a key; elsewhere the same is said by a mask.
 
 Shape letters as in `latentpress.attention`: T tokens of a sequence, H query heads, K key/value heads, D head width; t
 tokens of a chunk, c keys that it is compared with.
@@ -18,8 +19,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# A longer chunk computes more that is hidden, a shorter one pays more calls: measured on a CPU, flat from 96 to 192.
+# A longer chunk computes more that is hidden, a shorter one pays more calls (docs/experiments.md).
 _CHUNK_QUERIES = 160
+# Weights of so many scores a head are kept for the way back, those of longer rows are computed again: memory of a row
+# grows with its length, not with the square of it.
+_KEPT_SCORES = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,11 @@ class Branches:
         owner = self._owners(device)
         order = torch.arange(self.tokens, device=device)
         return (order[:, None] >= order) & ((owner[:, None] == owner) | (owner == 0))
+
+    def positions(self, device: torch.device | None = None) -> Tensor:
+        """Position ids `[T]`: those of every branch follow the prefix."""
+        spans = [torch.arange(self.prefix, self.prefix + length, device=device) for length in self.lengths]
+        return torch.cat([torch.arange(self.prefix, device=device), *spans])
 
     def chunks(self, device: torch.device | None = None) -> list[Chunk]:
         """Cuts the queries into chunks of neighbours; a branch is never cut, so a long one is a long chunk."""
@@ -74,6 +83,19 @@ class Chunk(NamedTuple):
     hidden: Tensor
     """`[t, t]` bool, True where a query does not see one of the chunk's own keys."""
 
+    @property
+    def keys(self) -> int:
+        """Number c of keys that its queries are compared with."""
+        return self.front + self.end - self.start
+
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """Softmax of its scores `[K, H / K * t, c]`: scaled queries of the sequence `[H, T, D]`, keys `[K, c, D]`."""
+        grouped = query[:, self.start : self.end].reshape(len(key), -1, key.shape[-1])
+        scores = torch.bmm(grouped, key.transpose(1, 2))
+        own = scores.view(len(query), -1, self.keys)[..., self.front :]
+        own.masked_fill_(self.hidden, torch.finfo(scores.dtype).min)
+        return torch.softmax(scores, -1)
+
     @classmethod
     def of(cls, owner: Tensor, start: int, end: int, front: int) -> Chunk:
         """Makes a chunk of a sequence whose tokens belong to these branches."""
@@ -84,69 +106,72 @@ class Chunk(NamedTuple):
 class BranchedAttention(torch.autograd.Function):
     """Softmax attention of one packed row of `Branches`: `query [H, N, D]`, `key, value [K, N, D]` -> `[H, N, D]`.
 
-    `rows` holds the chunks of each sequence, counted from its first token, and its number of tokens.
+    `lengths` and `rows` hold the tokens of each sequence and its chunks, counted from its first token.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: Sequence[tuple[int, list[Chunk]]], scale: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        lengths: Sequence[int],
+        rows: Sequence[Sequence[Chunk]],
+        scale: float,
     ) -> Tensor:
-        """Keeps the weights of every chunk for the way back."""
-        heads, n, width = query.shape
-        kv = key.shape[0]
-        out = query.new_empty(heads, n, value.shape[-1])
+        """Keeps the weights of every chunk for the way back, if they are not too many."""
+        out = query.new_empty(*query.shape[:2], value.shape[-1])
         scaled = query * scale
-        saved = []
-        for part, chunks in _parts(rows):
+        kept = []
+        scores = sum((chunk.end - chunk.start) * chunk.keys for chunks in rows for chunk in chunks)
+        keeps = any(ctx.needs_input_grad) and scores <= _KEPT_SCORES
+        for part, chunks in _parts(lengths, rows):
             q, o = scaled[:, part], out[:, part]
             for chunk, k, v in _with_keys(chunks, key[:, part], value[:, part]):
-                grouped = q[:, chunk.start : chunk.end].reshape(kv, -1, width)
-                weights = torch.bmm(grouped, k.transpose(1, 2))
-                t = chunk.end - chunk.start
-                own = weights.view(heads, t, -1)[..., chunk.front :]
-                own.masked_fill_(chunk.hidden, torch.finfo(own.dtype).min)
-                weights = torch.softmax(weights, -1)
-                o[:, chunk.start : chunk.end] = torch.bmm(weights, v).view(heads, t, -1)
-                saved += [grouped, weights]
-        ctx.save_for_backward(key, value, *saved)
-        ctx.rows, ctx.scale = rows, scale
+                weights = chunk.weights(q, k)
+                o[:, chunk.start : chunk.end] = torch.bmm(weights, v).view(len(o), -1, v.shape[-1])
+                if keeps:
+                    kept.append(weights)
+        ctx.save_for_backward(scaled, key, value, *kept)
+        ctx.lengths, ctx.rows, ctx.scale = lengths, rows, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Gradients of query, key and value; those of keys that many chunks see are summed in float32 or finer."""
-        key, value, *saved = ctx.saved_tensors
+        scaled, key, value, *saved = ctx.saved_tensors
         (d_out,) = grads
-        kv, n, width = key.shape
-        heads = d_out.shape[0]
-        d_query = d_out.new_empty(heads, n, width)
+        kv, width = len(key), key.shape[-1]
+        d_query = torch.empty_like(scaled)
         exact = torch.promote_types(key.dtype, torch.float32)
         d_key, d_value = (torch.zeros(one.shape, dtype=exact, device=one.device) for one in (key, value))
         kept = iter(saved)
-        for part, chunks in _parts(ctx.rows):
-            dq, dk, dv, d = d_query[:, part], d_key[:, part], d_value[:, part], d_out[:, part]
+        for part, chunks in _parts(ctx.lengths, ctx.rows):
+            q, d = scaled[:, part], d_out[:, part]
+            dq, dk, dv = d_query[:, part], d_key[:, part], d_value[:, part]
             for chunk, k, v in _with_keys(chunks, key[:, part], value[:, part]):
-                grouped, weights = next(kept), next(kept)
+                weights = next(kept) if saved else chunk.weights(q, k)
+                grouped = q[:, chunk.start : chunk.end].reshape(kv, -1, width)
                 d_part = d[:, chunk.start : chunk.end].reshape(kv, -1, value.shape[-1])
                 d_weights = torch.bmm(d_part, v.transpose(1, 2))
                 d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-                dq[:, chunk.start : chunk.end] = torch.bmm(d_scores, k).view(heads, -1, width)
+                dq[:, chunk.start : chunk.end] = torch.bmm(d_scores, k).view(len(d), -1, width)
                 for total, left, right in ((dk, d_scores, grouped), (dv, weights, d_part)):
                     found = torch.bmm(left.transpose(1, 2), right)
                     total[:, : chunk.front] += found[:, : chunk.front]
                     total[:, chunk.start : chunk.end] += found[:, chunk.front :]
-        return d_query.mul_(ctx.scale), d_key.to(key.dtype), d_value.to(value.dtype), None, None
+        return d_query.mul_(ctx.scale), d_key.to(key.dtype), d_value.to(value.dtype), None, None, None
 
 
-def _parts(rows: Sequence[tuple[int, list[Chunk]]]) -> Iterator[tuple[slice, list[Chunk]]]:
+def _parts(lengths: Sequence[int], rows: Sequence[Sequence[Chunk]]) -> Iterator[tuple[slice, Sequence[Chunk]]]:
     """Where each sequence lies in the row, and its chunks."""
     start = 0
-    for length, chunks in rows:
+    for length, chunks in zip(lengths, rows, strict=True):
         yield slice(start, start + length), chunks
         start += length
 
 
-def _with_keys(chunks: list[Chunk], key: Tensor, value: Tensor) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
+def _with_keys(chunks: Sequence[Chunk], key: Tensor, value: Tensor) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
     """Each chunk with the keys and values that it is compared with, `[K, c, D]`: those in front, then its own.
 
     Valid until the next chunk is asked for: they lie in one buffer, into which the prefix is copied once.
@@ -161,7 +186,6 @@ def _with_keys(chunks: list[Chunk], key: Tensor, value: Tensor) -> Iterator[tupl
             buffers = [one.new_empty(one.shape[0], most, one.shape[2]) for one in (key, value)]
             for buffer, one in zip(buffers, (key, value), strict=True):
                 buffer[:, : chunk.front] = one[:, : chunk.front]
-        end = chunk.front + chunk.end - chunk.start
         for buffer, one in zip(buffers, (key, value), strict=True):
-            buffer[:, chunk.front : end] = one[:, chunk.start : chunk.end]
-        yield chunk, buffers[0][:, :end], buffers[1][:, :end]
+            buffer[:, chunk.front : chunk.keys] = one[:, chunk.start : chunk.end]
+        yield chunk, buffers[0][:, : chunk.keys], buffers[1][:, : chunk.keys]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from latentpress.attention import Layout
 from latentpress.backbone import Backbone, Base
-from latentpress.checkpoints.config import PressConfig
-from latentpress.compressors import COMPRESSORS, Added, Compressor, Extracted, Size
+from latentpress.checkpoints.config import PressConfig, read_dataclass
+from latentpress.compressors import COMPRESSORS, Added, Compressor, Extracted, Shape, Size
 from latentpress.compressors.base import window_index
 from latentpress.errors import PressError, RatioError
 from latentpress.lora import lora_state
@@ -103,8 +103,8 @@ class PressModel(nn.Module):
         source = encoder_base or base
         self.config = config
         self.decoder = Backbone(base.model, lora=config.decoder_lora)
-        self.compressor: Compressor = _named(COMPRESSORS, config.compressor, "compressor")()
         self.policy: RatioPolicy = make_policy(config)
+        self.compressor = _make_compressor(config, self.policy, source, base)
         if not set(self.policy.sizes) <= set(self.compressor.sizes):
             raise PressError(
                 f"ratio policy {config.policy!r} chooses sizes that compressor {config.compressor!r} cannot make "
@@ -114,7 +114,9 @@ class PressModel(nn.Module):
         self.converter: Converter | None = None
         if self.compressor.reads != "embeddings":
             self.encoder = Backbone(source.model, layers=config.encoder_layers, lora=config.encoder_lora)
-            self.converter = Converter(source.width, config.converter_width, base.width, zero=config.residual != "none")
+            if not self.compressor.converts:
+                zero = config.residual != "none"
+                self.converter = Converter(source.width, config.converter_width, base.width, zero=zero)
         elif encoder_base is not None or config.residual != "none" or self.policy.predicts:
             raise PressError(
                 f"compressor {config.compressor!r} has no encoder; "
@@ -140,6 +142,7 @@ class PressModel(nn.Module):
                 f"base model {source.id!r} has no EOS token, which the selector's head reads; use a base model with one"
             )
         self.eos = int(eos)
+        self.trains_encoder = self.encoder is not None and config.encoder_lora is not None
         self.to(base.model.device)
 
     def encode(self, texts: Sequence[Sequence[int]]) -> Encoded:
@@ -159,7 +162,11 @@ class PressModel(nn.Module):
         rows = [n + 1 + more for n, more in zip(lengths, prepared.added, strict=True)]
         layout = Layout.of(rows, self.compressor.visibility, device=device)
         run = self.encoder.all_layers if self.compressor.reads == "all" else self.encoder
-        states: Tensor = run(prepared.embeddings, layout)
+        # A frozen encoder of frozen inputs keeps nothing for a way back.
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled() and (self.trains_encoder or prepared.embeddings.requires_grad)
+        ):
+            states: Tensor = run(prepared.embeddings, layout)
         # Each row is its text, its EOS and what was added: parts 0, 1 and 2.
         sizes = torch.tensor([[n, 1, more] for n, more in zip(lengths, prepared.added, strict=True)], device=device)
         part = torch.tensor([0, 1, 2], device=device).repeat(len(lengths)).repeat_interleave(sizes.flatten())
@@ -200,7 +207,21 @@ class PressModel(nn.Module):
     def adapter_states(self) -> dict[str, dict[str, Tensor]]:
         """Weights of both adapters under PEFT's names."""
         trees = {"encoder": self.encoder, "decoder": self.decoder}
-        return {role: lora_state(tree.body) for role, tree in trees.items() if tree is not None}
+        found = {role: lora_state(tree.body) for role, tree in trees.items() if tree is not None}
+        return {role: state for role, state in found.items() if state}
+
+
+def _make_compressor(config: PressConfig, policy: RatioPolicy, source: Base, base: Base) -> Compressor:
+    kind = _named(COMPRESSORS, config.compressor, "compressor")
+    where = f"press {config.name!r}: compressor_settings"
+    layers = config.encoder_layers or source.model.config.num_hidden_layers
+    shape = Shape(width=source.width, layers=layers + 1, out=base.width)
+    try:
+        made = kind(shape, read_dataclass(kind.Settings, config.compressor_settings, where))
+        made.check(policy.candidates)
+    except RatioError as error:
+        raise PressError(f"{where} cannot be: {error}") from error
+    return made
 
 
 def _named(table: dict[str, _T], name: str, kind: str) -> _T:

@@ -171,3 +171,14 @@ def test_quick_run_of_everything_through_the_command(tiny_press_folder: Path, tm
     assert done.returncode == 0, done.stderr
     assert set(json.loads(out.read_text())["benchmarks"]) >= {"length", "training", "breakdown"}
     assert "log-log slope" in done.stdout
+
+
+@pytest.mark.parametrize("node", ["_EagerAttention", "_EagerAttentionBackward", "BranchedAttention"])
+def test_what_runs_inside_attention_is_attention(node: str) -> None:
+    from types import SimpleNamespace
+
+    from benchmarks.breakdown import group
+
+    above = SimpleNamespace(name=node, cpu_parent=SimpleNamespace(name="autograd::engine", cpu_parent=None))
+    assert group(SimpleNamespace(name="aten::bmm", cpu_parent=above)) == "attention"
+    assert group(SimpleNamespace(name="aten::bmm", cpu_parent=None)) == "matrix products"

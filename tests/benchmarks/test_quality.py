@@ -169,8 +169,11 @@ def test_joined_contexts_keep_their_order_their_questions_and_the_limit(presses:
 
 
 def test_questions_can_be_asked_of_joined_contexts(
-    presses: dict[str, FakePress], quality: Callable[..., int], tmp_path: Path
+    presses: dict[str, FakePress], quality: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert quality("3", "--press", "a", "--join", "100000") == 0
     assert len(presses["a"].asked) == 3
     assert quality("3", "--press", "a") == 2  # the same questions of other texts are other questions
+    assert "than --data, --join, --seed and --questions give" in capsys.readouterr().err
+    assert quality("3", "--press", "a", "--join", "-5") == 2
+    assert "--join -5 must be 0" in capsys.readouterr().err

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # None divides by the sizes below; one is shorter than a window; one is a single token.
 LENGTHS = (13, 1, 30, 3, 22)
 SIZES: tuple[Size, ...] = (Ratio(4), Ratio(1), Length(7), Ratio(8), Length(40))
+# The authors' module has biases that shift what a softmax then forgets.
+WITHOUT_EFFECT = {f"compressor.{n}.bias" for n in ("depth.key", "width.capacity", "width.capacity_norm")}
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -46,12 +48,22 @@ def config(request: pytest.FixtureRequest, tiny_base: Base) -> PressConfig:
     kind = COMPRESSORS[request.param]
     if kind.reads == "embeddings":
         return config_for(tiny_base, compressor=kind.name, residual="none", policy="fixed")
+    if kind.converts:
+        settings = {"segment_tokens": 8, "query_width": 16}
+        return config_for(
+            tiny_base, compressor=kind.name, compressor_settings=settings, residual="none", encoder_lora=None
+        )
     return config_for(tiny_base, compressor=kind.name)
 
 
 @pytest.fixture
 def model(config: PressConfig, tiny_base: Base) -> PressModel:
     return make_model(config, tiny_base)
+
+
+def sizes_for(model: PressModel) -> tuple[Size, ...]:
+    """`SIZES`, or ratios alone for a compressor that knows no other."""
+    return SIZES if Length in model.compressor.sizes else (Ratio(4), Ratio(1), Ratio(7), Ratio(8), Ratio(2))
 
 
 @torch.no_grad()
@@ -84,9 +96,12 @@ def test_the_compressor_says_what_it_is(model: PressModel) -> None:
 
 
 def test_each_text_gets_the_latents_of_its_own_size(model: PressModel) -> None:
-    vectors, spans, predicted = made(model, TEXTS, SIZES)
-    for tokens, size, mine, covered in zip(LENGTHS, SIZES, vectors, spans, strict=True):
-        assert mine.shape == (size.latents(tokens), model.decoder.width)
+    sizes = sizes_for(model)
+    vectors, spans, predicted = made(model, TEXTS, sizes)
+    segment = model.config.compressor_settings.get("segment_tokens", 10**9)
+    for tokens, size, mine, covered in zip(LENGTHS, sizes, vectors, spans, strict=True):
+        parts = [min(segment, tokens - start) for start in range(0, tokens, segment)]
+        assert mine.shape == (sum(map(size.latents, parts)), model.decoder.width)
         assert covered.shape == (len(mine), 2)
         assert covered.dtype == torch.int64
         assert bool(mine.isfinite().all())
@@ -95,7 +110,7 @@ def test_each_text_gets_the_latents_of_its_own_size(model: PressModel) -> None:
 
 
 def test_every_latent_covers_tokens_of_its_own_text_in_order(model: PressModel) -> None:
-    _, spans, _ = made(model, TEXTS, SIZES)
+    _, spans, _ = made(model, TEXTS, sizes_for(model))
     for tokens, covered in zip(LENGTHS, spans, strict=True):
         starts, ends = covered.unbind(1)
         assert bool((starts < ends).all())
@@ -106,9 +121,10 @@ def test_every_latent_covers_tokens_of_its_own_text_in_order(model: PressModel) 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 0, 4, 1, 3), (2,), (3, 3, 3)])
 def test_a_text_is_compressed_alike_in_any_company_and_order(model: PressModel, order: tuple[int, ...]) -> None:
-    vectors, spans, predicted = made(model, [TEXTS[i] for i in order], [SIZES[i] for i in order])
+    sizes = sizes_for(model)
+    vectors, spans, predicted = made(model, [TEXTS[i] for i in order], [sizes[i] for i in order])
     for place, i in enumerate(order):
-        alone, covered, own = made(model, [TEXTS[i]], [SIZES[i]])
+        alone, covered, own = made(model, [TEXTS[i]], [sizes[i]])
         torch.testing.assert_close(vectors[place], alone[0], **CLOSE)
         assert torch.equal(spans[place], covered[0])
         if own is not None:
@@ -147,17 +163,19 @@ def test_gradients_reach_everything_that_is_trained_and_never_the_base(model: Pr
     result = row_loss(model.train(), [example(TEXTS[:3], (2, 1)), example(TEXTS[3:], (1, 1))], Ratio(4))
     (result.lm / result.tokens + result.ratio / max(1, result.labelled)).backward()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    silent = [name for name, p in trained.items() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
-    assert not silent
+    silent = {name for name, p in trained.items() if p.grad is None or not bool(p.grad.abs().sum() > 0)}
+    assert silent <= WITHOUT_EFFECT
     assert all(p.grad is None for p in tiny_base.model.parameters())
     parts = {name.split(".")[0] for name in trained}
     expected = {"decoder"} if model.encoder is None else {"encoder", "decoder", "converter", "head", "residual"}
+    if model.compressor.converts:
+        expected = {"decoder", "compressor", "head"}
     assert expected <= parts
 
 
 def test_no_pass_changes_the_model(model: PressModel, frozen: Callable[[Any], None]) -> None:
     frozen(model)
-    made(model, TEXTS, SIZES)
+    made(model, TEXTS, sizes_for(model))
     row_loss(model, [example(TEXTS, (5,))], Ratio(8)).lm.backward()
     model.zero_grad()
 
@@ -171,7 +189,7 @@ def test_a_press_saved_and_loaded_makes_the_same_latents(
         export_press(tmp_path / name, model, config)
         model, _, _ = load_model(tmp_path / name, base=tiny_base_folder, dtype="float32", device="cpu")
         assert model.config == config
-        loaded.append(made(model, TEXTS, SIZES))
+        loaded.append(made(model, TEXTS, sizes_for(model)))
     (first, spans, predicted), (second, same_spans, same_predicted) = loaded
     assert all(torch.equal(a, b) for a, b in zip(first + spans, second + same_spans, strict=True))
     assert predicted is same_predicted is None or torch.equal(predicted, same_predicted)
@@ -180,6 +198,6 @@ def test_a_press_saved_and_loaded_makes_the_same_latents(
 def test_extraction_alone_leaves_its_input_as_it_is(model: PressModel) -> None:
     encoded = model.encode(TEXTS)
     before = encoded.states.detach().clone()
-    extracted: Extracted = model.compressor.extract(encoded.states, encoded.lengths, SIZES)
+    extracted: Extracted = model.compressor.extract(encoded.states, encoded.lengths, sizes_for(model))
     assert torch.equal(encoded.states, before)
     assert sum(extracted.counts) == len(extracted.vectors) == len(extracted.spans)

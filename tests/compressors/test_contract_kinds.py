@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from latentpress.compressors import (
     MeanPooling,
     Prepared,
     Ratio,
+    Shape,
     Size,
 )
 from latentpress.errors import PressError
@@ -40,8 +41,8 @@ class AddedTokens(Compressor):
     sizes: ClassVar[tuple[type[Size], ...]] = (Length,)
     describe: ClassVar[str] = "a toy"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, shape: Shape, settings: Any) -> None:
+        super().__init__(shape, settings)
         self.tokens = nn.Parameter(torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH))
 
     def prepare(self, embeddings: Tensor, lengths: Sequence[int]) -> Prepared:

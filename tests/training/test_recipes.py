@@ -57,7 +57,8 @@ def test_every_setting_of_a_press_comes_from_the_recipe() -> None:
                 "encoder_layers=3",
                 "encoder_lora.rank=5",
                 "decoder_lora.alpha=7",
-                "compressor=first-tokens",
+                "compressor=comprexit",
+                "compressor_settings.query_width=7",
                 "policy=fixed",
             ),
             *("candidates=3,5", "ratio_schedule=", "rounding=log", "converter_width=9", "residual=mean"),
@@ -124,9 +125,35 @@ def test_overrides_are_read_as_the_type_of_their_setting() -> None:
     assert overridden(["steps=1", "prompt.question=x=y", " candidates = 2"]) == {"steps", "prompt", "candidates"}
 
 
+def test_adapters_can_be_left_out_and_compressors_have_settings_of_their_own() -> None:
+    plain = ["compressor=comprexit", "residual=none", "policy=fixed"]
+    recipe = make_recipe(
+        "semidynamic",
+        [
+            *(*plain, "encoder_lora=none", "decoder_lora=None", "decoder_lora.rank=3"),
+            *("compressor_settings.segment_tokens=64", "compressor_settings.layer=-1"),
+        ],
+    )
+    assert recipe.encoder_lora is None
+    assert recipe.decoder_lora == LoraSettings(rank=3)
+    assert recipe.compressor_settings == {"segment_tokens": 64, "layer": -1}
+    for name in ("segment", "segment_tokens.x"):
+        with pytest.raises(
+            InputError, match=r"compressor_settings has the settings compressor_settings\.segment_tokens"
+        ):
+            make_recipe("semidynamic", [*plain, f"compressor_settings.{name}=64"])
+    with pytest.raises(InputError, match="expected a whole number"):
+        make_recipe("semidynamic", [*plain, "compressor_settings.iterations=many"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        (
+            "compressor_settings=64",
+            "compressor 'mean-pooling' has no setting of its own; leave compressor_settings out",
+        ),
+        ("compressor_settings.segment_tokens=64", "compressor 'mean-pooling' has no setting of its own"),
         ("stepz=1", "recipe 'semidynamic' has no setting 'stepz'; choose one of press, seed,"),
         ("recipe=x", "no setting 'recipe'"),
         ("steps", "'steps' is not name=value"),
@@ -144,6 +171,7 @@ def test_overrides_are_read_as_the_type_of_their_setting() -> None:
         ("beta2=1", "beta2=1 must be between 0 and 0.999999"),
         ("multi_document=1.5", "multi_document=1.5 must be between 0 and 1"),
         ("related_documents=-1", "related_documents=-1 must be between 0 and 1"),
+        ("long_documents=0 related_documents=0.5", "related_documents=0.5 is a share of the long documents, and there"),
         ("residual_sharpness=inf", "residual_sharpness=inf must be a number"),
         ("dtype=float16", "dtype='float16' is unknown; choose one of bfloat16, float32"),
         ("schedule=cosine", "choose one of linear, constant"),
@@ -171,7 +199,7 @@ def test_overrides_are_read_as_the_type_of_their_setting() -> None:
 )
 def test_mistakes_are_named_with_what_is_valid(override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        make_recipe("semidynamic", [override])
+        make_recipe("semidynamic", override.split(" ") if "long_documents=0 " in override else [override])
 
 
 def test_an_unknown_recipe_is_named_with_the_known_ones() -> None:

@@ -55,6 +55,18 @@ def test_a_run_leaves_log_state_plot_and_a_press_that_loads(
     assert trained["dev"]["loss"] == pytest.approx(evaluation["eval_loss"], abs=1e-4)
 
 
+def test_a_frozen_base_is_trained_around(train: Train, tiny_base_folder: Path) -> None:
+    plain = {"compressor": "comprexit", "policy": "fixed", "residual": "none", "encoder_layers": "none"}
+    frozen = {"encoder_lora": "none", "decoder_lora": "none"}
+    out = train(steps=4, **plain, **frozen, compressor_settings__segment_tokens=16)
+    model, _, _ = load_model(out / "press", base=tiny_base_folder, device="cpu", dtype="float32")
+    assert model.config.compressor_settings == {"segment_tokens": 16}
+    assert model.config.encoder_lora is model.config.decoder_lora is None
+    losses = [line["loss"] for line in read_log(out) if "loss" in line]
+    assert len(losses) == 4
+    assert all(map(math.isfinite, losses))
+
+
 def test_the_best_press_is_kept_and_not_the_last(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([3.0, 1.0, 2.0, math.nan])
     monkeypatch.setattr("latentpress.training.trainer.dev_metrics", lambda *_, **__: {"loss": next(losses)})

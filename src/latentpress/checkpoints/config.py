@@ -41,12 +41,14 @@ class PressConfig:
     """Another base model for the encoder."""
     encoder_layers: int | None = None
     """Layers of the encoder's base that are used, counted from the input; all if None."""
-    encoder_lora: LoraSettings = field(default_factory=LoraSettings)
-    """Adapter of the encoder."""
-    decoder_lora: LoraSettings = field(default_factory=LoraSettings)
-    """Adapter of the decoder."""
+    encoder_lora: LoraSettings | None = field(default_factory=LoraSettings)
+    """Adapter of the encoder; None leaves it as the base model is."""
+    decoder_lora: LoraSettings | None = field(default_factory=LoraSettings)
+    """Adapter of the decoder; None leaves it as the base model is."""
     compressor: str = "mean-pooling"
     """Name of the compressor."""
+    compressor_settings: dict[str, Any] = field(default_factory=dict)
+    """Its own settings where they are not the usual ones; see its class."""
     policy: str = "selector"
     """Name of the ratio policy."""
     candidates: tuple[int, ...] = (2, 4, 8, 16, 32)
@@ -76,13 +78,15 @@ class PressConfig:
             "window_tokens": (self.window_tokens, 1),
             "converter_width": (self.converter_width, 1),
             "encoder_layers": (1 if self.encoder_layers is None else self.encoder_layers, 1),
-            "encoder_lora.rank": (self.encoder_lora.rank, 1),
-            "decoder_lora.rank": (self.decoder_lora.rank, 1),
         }
+        adapters = {"encoder_lora": self.encoder_lora, "decoder_lora": self.decoder_lora}
+        limits |= {f"{name}.rank": (lora.rank, 1) for name, lora in adapters.items() if lora}
         for name, (value, least) in limits.items():
             if value < least:
                 raise PressError(f"press {self.name!r}: {name} is {value}, it must be at least {least}")
-        for name, lora in (("encoder_lora", self.encoder_lora), ("decoder_lora", self.decoder_lora)):
+        for name, lora in adapters.items():
+            if lora is None:
+                continue
             if not math.isfinite(lora.alpha):
                 raise PressError(f"press {self.name!r}: {name}.alpha is {lora.alpha}, it must be a finite number")
             if not 0 <= lora.dropout < 1:

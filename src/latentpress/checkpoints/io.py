@@ -4,7 +4,7 @@ press/
   config.json                   settings, and the SHA-256 of every other file
   modules.safetensors           converter, selector head, whatever the compressor trains
   encoder_adapter/              adapter_config.json, adapter_model.safetensors: loads with PeftModel.from_pretrained
-  decoder_adapter/
+  decoder_adapter/              either is missing where the base model is used as it is
 """
 
 from __future__ import annotations
@@ -185,7 +185,9 @@ def read_config(folder: Path) -> tuple[PressConfig, dict[str, str], str]:
         raise PressError(f"{path} cannot be read as JSON ({error}); restore the file") from error
     digests = data.pop("files", None) if isinstance(data, dict) else None
     config = PressConfig.from_dict(data, str(path))
-    needed = {MODULES, f"{ADAPTERS['decoder']}/adapter_model.safetensors"}
+    needed = {MODULES}
+    if config.decoder_lora is not None:
+        needed.add(f"{ADAPTERS['decoder']}/adapter_model.safetensors")
     if not isinstance(digests, dict) or not needed <= set(digests):
         raise PressError(
             f"{path}: `files` must give the SHA-256 of {', '.join(sorted(needed))}; "

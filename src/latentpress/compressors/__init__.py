@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from latentpress.compressors.base import Added, Compressor, Extracted, Length, Prepared, Ratio, Size
+from latentpress.compressors.base import Added, Compressor, Extracted, Length, NoSettings, Prepared, Ratio, Shape, Size
+from latentpress.compressors.comprexit.compressor import ComprExIT
 from latentpress.compressors.first_tokens import FirstTokens
 from latentpress.compressors.mean_pooling import MeanPooling
 
 COMPRESSORS: dict[str, type[Compressor]] = {
     MeanPooling.name: MeanPooling,
+    ComprExIT.name: ComprExIT,
     FirstTokens.name: FirstTokens,
 }
 
 __all__ = [
     "COMPRESSORS",
     "Added",
+    "ComprExIT",
     "Compressor",
     "Extracted",
     "FirstTokens",
     "Length",
     "MeanPooling",
+    "NoSettings",
     "Prepared",
     "Ratio",
+    "Shape",
     "Size",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,23 @@ class Added:
     """How many of them belong to each text."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """What a compressor stands between."""
+
+    width: int
+    """Width De of the states."""
+    layers: int
+    """Number of layers that `reads="all"` gives, the embedding output included."""
+    out: int
+    """Width D of the decoder's input embeddings."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoSettings:
+    """Of a compressor that has none."""
+
+
 class Compressor(nn.Module, ABC):
     """Turns the hidden states of texts into latents, each text at a size of its own.
 
@@ -104,8 +121,19 @@ class Compressor(nn.Module, ABC):
     """Kinds of size it can make."""
     windowed: ClassVar[bool] = False
     """Whether latent k covers window k of `window_index`, so that an embedding residual may stand beside it."""
+    converts: ClassVar[bool] = False
+    """Whether its latents lie in the decoder's input space already, so that no converter follows."""
+    Settings: ClassVar[type] = NoSettings
+    """Dataclass of its own settings, every one with a default; a value that cannot be raises a RatioError."""
     describe: ClassVar[str]
     """One line for `latentpress info`."""
+
+    def __init__(self, shape: Shape | None = None, settings: Any = None) -> None:
+        """Args: shape: widths and layers, for one that has weights. settings: its own, of the class `Settings`."""
+        super().__init__()
+
+    def check(self, candidates: Sequence[int]) -> None:
+        """Refuses ratios that it cannot make, with a RatioError that names the ratio and the limit."""
 
     def prepare(self, embeddings: Tensor, lengths: Sequence[int]) -> Prepared:
         """Adds what the encoder shall read behind each text and its EOS, by default nothing.
@@ -157,7 +185,7 @@ def window_index(
 
 
 def window_means(values: Tensor, index: Tensor, windows: int) -> Tensor:
-    """Mean of the rows of each window, by its true number of tokens, in float32.
+    """Mean of the rows of each window, by its true number of tokens, in float32 or finer.
 
     Args:
         values: `[T, D]`.
@@ -165,9 +193,10 @@ def window_means(values: Tensor, index: Tensor, windows: int) -> Tensor:
         windows: their number.
 
     Returns:
-        `[windows, D]` float32.
+        `[windows, D]` float32, float64 for float64.
     """
-    total = torch.zeros(windows, values.shape[-1], dtype=torch.float32, device=values.device).index_add(
-        0, index, values.float()
+    exact = torch.promote_types(values.dtype, torch.float32)
+    total = torch.zeros(windows, values.shape[-1], dtype=exact, device=values.device).index_add(
+        0, index, values.to(exact)
     )
     return total / torch.bincount(index, minlength=windows).unsqueeze(1)

@@ -30,11 +30,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
-from latentpress.backbone import Backbone
 from latentpress.checkpoints.config import PressConfig
 from latentpress.checkpoints.io import write_press
 from latentpress.errors import TrainingError
-from latentpress.lora import LoraLinear, LoraSettings
+from latentpress.lora import LoraLinear
 from latentpress.model import PressModel
 
 MASTERS = "masters.safetensors"
@@ -285,14 +284,10 @@ def load_masters(model: nn.Module, folder: Path) -> None:
 
 def export_press(folder: Path, model: PressModel, config: PressConfig) -> None:
     """Writes the press that a model is, in bfloat16; replaces an older one there."""
-
-    def adapter(
-        role: str, backbone: Backbone, settings: LoraSettings
-    ) -> tuple[dict[str, Tensor], LoraSettings, list[str], int]:
-        names = [name for name, layer in backbone.body.named_modules() if isinstance(layer, LoraLinear)]
-        return model.adapter_states()[role], settings, names, backbone.depth
-
-    adapters = {"decoder": adapter("decoder", model.decoder, config.decoder_lora)}
-    if model.encoder is not None:
-        adapters["encoder"] = adapter("encoder", model.encoder, config.encoder_lora)
+    sides = {"encoder": (model.encoder, config.encoder_lora), "decoder": (model.decoder, config.decoder_lora)}
+    adapters = {}
+    for role, (backbone, settings) in sides.items():
+        if backbone is not None and settings is not None:
+            names = [name for name, layer in backbone.body.named_modules() if isinstance(layer, LoraLinear)]
+            adapters[role] = (model.adapter_states()[role], settings, names, backbone.depth)
     write_press(folder, config, model.own_state(), adapters)

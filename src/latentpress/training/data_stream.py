@@ -12,7 +12,8 @@ import itertools
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -185,8 +186,9 @@ class Row:
 class StepStream(Dataset[Step]):
     """The steps of a training, by index.
 
-    Each epoch is a permutation of the records drawn from the seed and the epoch's number, cut into rows (of one record,
-    of several documents, or of several texts joined to a long one) and then into steps.
+    Each epoch is a permutation of the records drawn from the seed and the epoch's number, dealt out into rows (of one
+    record, of the next few as documents, or of several texts joined to a long one, the next or those that are related
+    to the first) and then into steps.
     """
 
     def __init__(self, records: Sequence[TokenizedRecord], maker: ExampleMaker, recipe: Recipe) -> None:
@@ -236,7 +238,7 @@ class StepStream(Dataset[Step]):
         draw = random.Random(f"{self.recipe.seed}/epoch/{number}")
         order = list(range(len(self.records)))
         draw.shuffle(order)
-        left = dict.fromkeys(order)  # those without a row yet, in this order
+        left = OrderedDict.fromkeys(order)  # those without a row yet, in this order
         steps: list[list[Row]] = [[]]
         tokens = 0
         while left:
@@ -250,29 +252,32 @@ class StepStream(Dataset[Step]):
             tokens += sum(self.records[i].tokens for i in row.records)
         return steps
 
-    def _row(self, left: Collection[int], draw: random.Random) -> Row:
-        """Takes the next record, or with the recipe's shares the next few as documents or as one long document."""
+    def _row(self, left: OrderedDict[int, None], draw: random.Random) -> Row:
+        """Takes the next record, or with the recipe's shares others with it, as documents or as one long document."""
         first, *others = itertools.islice(left, 4)
         limit, joined, related = self.recipe.max_context_tokens, False, False
+        joins = self._joins(self.records[first])
         candidates: Iterable[int] = ()
         if self.recipe.long_documents and draw.random() < self.recipe.long_documents:
             joined, candidates = True, itertools.islice(left, 1, None)
             limit = round(math.exp(draw.uniform(math.log(limit), math.log(self.recipe.long_document_tokens))))
-            related = self._related is not None and draw.random() < self.recipe.related_documents
-            if related and self._related is not None:
-                ranked = self._related.ranked(first)
-                candidates = (i for i in ranked if i != first and i in left and self._joins(self.records[i]))
+            if self._related is not None and draw.random() < self.recipe.related_documents and joins:
+                related, ranked = True, self._related.ranked(first)
+                candidates = (i for i in ranked if i in left and self._joins(self.records[i]))
         elif draw.random() < self.recipe.multi_document:
             candidates = others[: draw.randint(2, 4) - 1]
-        row, length = [first], self.records[first].tokens
-        for index in candidates if self._joins(self.records[first]) else ():
+        row, length, texts = [first], self.records[first].tokens, {self.records[first].documents}
+        for index in candidates if joins else ():
             record = self.records[index]
+            if related and record.documents in texts:  # itself, or the same text once more
+                continue
             if not self._joins(record) or length + record.tokens > limit:
                 break
             row.append(index)
             length += record.tokens
+            texts.add(record.documents)
         if related:
-            draw.shuffle(row)  # the nearest would always stand first
+            draw.shuffle(row)  # or likeness would fall from the beginning to the end
         return Row(tuple(row), joined and len(row) > 1)
 
     def _joins(self, record: TokenizedRecord) -> bool:

@@ -67,17 +67,15 @@ def pack(
         prefix = len(shared)
         ids = [i for branch in example.branches for i in branch.ids]
         fork = Branches(prefix, tuple(len(branch.ids) for branch in example.branches))
-        place = [torch.arange(prefix)]
         start = before + prefix
         for branch in example.branches:
             end = start + len(branch.ids)
-            place.append(torch.arange(prefix, prefix + len(branch.ids)))
             at += range(start + branch.first_label - 1, end - 1)
             labels += branch.ids[branch.first_label :]
             start = end
         embeddings += [shared, model.decoder.embed(torch.tensor(ids, device=device))]
         lengths.append(fork.tokens)
-        positions += place
+        positions.append(fork.positions())
         forks.append(fork)
         before = start
     layout = Layout(tuple(lengths), torch.cat(positions).to(device), tuple(forks))

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
+from latentpress.compressors import COMPRESSORS
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import InputError
 from latentpress.lora import LoraSettings
@@ -47,18 +48,35 @@ def _apply(recipe: Recipe, changes: dict[str, Any], key: str, value: str) -> Non
     if name not in hints:
         raise InputError(f"recipe {recipe.recipe!r} has no setting {name!r}; choose one of {', '.join(hints)}")
     hint = hints[name]
-    if hint in _NESTED:
-        inner_hints = typing.get_type_hints(hint)
+    nested = next((kind for kind in _NESTED if hint in (kind, kind | None)), None)
+    if name == "compressor_settings":
+        nested = _settings_of(changes.get("compressor", recipe.compressor), key)
+    without = hint != nested and not dot and value.strip().lower() == "none"
+    if nested is not None and not without:
+        inner_hints = typing.get_type_hints(nested)
         if inner not in inner_hints:
             raise InputError(
                 f"{name} has the settings {', '.join(f'{name}.{k}' for k in inner_hints)}; set one of them, not {key!r}"
             )
-        current = changes.get(name, getattr(recipe, name))
-        changes[name] = dataclasses.replace(current, **{inner: _parse(key, inner_hints[inner], value)})
+        current, read = changes.get(name, getattr(recipe, name)), _parse(key, inner_hints[inner], value)
+        if isinstance(current, dict):
+            changes[name] = {**current, inner: read}
+        else:
+            changes[name] = dataclasses.replace(nested() if current is None else current, **{inner: read})
     elif dot:
         raise InputError(f"{name} has no inner settings; write {name}=value, not {key!r}")
     else:
         changes[name] = _parse(name, hint, value)
+
+
+def _settings_of(compressor: str, key: str) -> type:
+    """Settings of a compressor's own, for an override that names one of them."""
+    if compressor not in COMPRESSORS:
+        raise InputError(f"compressor {compressor!r} is unknown; choose one of {', '.join(COMPRESSORS)}")
+    kind = COMPRESSORS[compressor].Settings
+    if not dataclasses.fields(kind):
+        raise InputError(f"compressor {compressor!r} has no setting of its own; leave {key} out")
+    return kind
 
 
 def _parse(name: str, hint: Any, value: str) -> Any:

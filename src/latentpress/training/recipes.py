@@ -42,6 +42,8 @@ class Recipe:
 
     compressor: str = "mean-pooling"
     """Name of the compressor."""
+    compressor_settings: dict[str, Any] = field(default_factory=dict)
+    """Its own settings where they are not the usual ones, one an override: `compressor_settings.segment_tokens=64`."""
     policy: str = "selector"
     """Name of the ratio policy."""
     candidates: tuple[int, ...] = (2, 4, 8, 16, 32)
@@ -50,10 +52,10 @@ class Recipe:
     """How the selector rounds: `linear` or `log`."""
     encoder_layers: int | None = 12
     """Layers of the base that the encoder uses, counted from the input; all if none."""
-    encoder_lora: LoraSettings = field(default_factory=LoraSettings)
-    """Adapter of the encoder."""
-    decoder_lora: LoraSettings = field(default_factory=LoraSettings)
-    """Adapter of the decoder."""
+    encoder_lora: LoraSettings | None = field(default_factory=LoraSettings)
+    """Adapter of the encoder; none leaves it as the base model is."""
+    decoder_lora: LoraSettings | None = field(default_factory=LoraSettings)
+    """Adapter of the decoder; none leaves it as the base model is."""
     converter_width: int = 2048
     """Hidden width of the converter."""
     residual: str = "salient"
@@ -81,7 +83,8 @@ class Recipe:
     """Most context tokens of such a row, beside the blank lines between its texts; each length is drawn log-uniformly
     from `max_context_tokens` on."""
     related_documents: float = 0.0
-    """Share of those made of texts about like things, as the parts of a real document are; the others of any."""
+    """Share of the long documents that are made of texts about like things, as the parts of a real document are; the
+    others are made of any."""
     questions: int = 5
     """Most questions of a row; of a document of many windows, as many for each."""
     quotes: int = 2
@@ -193,6 +196,11 @@ class Recipe:
                 f"long_document_tokens={self.long_document_tokens} must be max_context_tokens="
                 f"{self.max_context_tokens} or more"
             )
+        if self.related_documents and not self.long_documents:
+            raise InputError(
+                f"related_documents={self.related_documents:g} is a share of the long documents, and there are none; "
+                "give long_documents, the share of rows that are, or leave it at 0"
+            )
         if not math.isfinite(self.residual_sharpness):
             raise InputError(f"residual_sharpness={self.residual_sharpness:g} must be a number, for example 1")
 
@@ -225,6 +233,7 @@ class Recipe:
             encoder_lora=self.encoder_lora,
             decoder_lora=self.decoder_lora,
             compressor=self.compressor,
+            compressor_settings=self.compressor_settings,
             policy=self.policy,
             candidates=self.candidates,
             rounding=self.rounding,

@@ -1,0 +1,122 @@
+"""ComprExIT (arXiv 2602.03784): latents from the frozen states of all layers, without an encoder that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from latentpress.attention import Visibility
+from latentpress.compressors.base import Added, Compressor, Extracted, Ratio, Shape, Size
+from latentpress.compressors.comprexit.depth import DepthTransmission
+from latentpress.compressors.comprexit.width import Segments, WidthTransmission
+from latentpress.errors import RatioError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComprExITSettings:
+    """Settings of ComprExIT; the usual ones are the authors'."""
+
+    segment_tokens: int = 128
+    """Tokens W of a segment, within which tokens are carried into slots."""
+    query_width: int = 256
+    """Width of the projected pairs, of layers and of tokens and slots."""
+    temperature: float = 0.7
+    """Temperature tau of the attention over layers."""
+    epsilon: float = 0.1
+    """Entropic regularisation of the transport."""
+    iterations: int = 30
+    """Sinkhorn's iterations."""
+    uniform: float = 0.05
+    """Share of the senders' capacity that all tokens have alike."""
+    layer: int | None = None
+    """An ablation: one layer alone, 0 the embedding output and -1 the last; None for all."""
+    transport: str = "sinkhorn"
+    """`sinkhorn`, or an ablation: `window`, attention of each slot over its own stretch of the segment."""
+    capacity: str = "learned"
+    """`learned`, or an ablation: `uniform`, every token the same."""
+    receivers: str = "means"
+    """`means`, or an ablation: `shuffled`, the means of a segment in an order that is not the text's."""
+
+    def __post_init__(self) -> None:
+        for name in ("segment_tokens", "query_width", "iterations"):
+            if getattr(self, name) < 1:
+                raise RatioError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        for name in ("temperature", "epsilon"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise RatioError(f"{name} is {getattr(self, name)}, it must be above 0")
+        if not 0 <= self.uniform <= 1:
+            raise RatioError(f"uniform is {self.uniform}, it must be from 0 to 1")
+        choices = {
+            "transport": ("sinkhorn", "window"),
+            "capacity": ("learned", "uniform"),
+            "receivers": ("means", "shuffled"),
+        }
+        for name, valid in choices.items():
+            if getattr(self, name) not in valid:
+                raise RatioError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(valid)}")
+
+
+class ComprExIT(Compressor):
+    """Anchors of the tokens from all layers (depth), carried into the slots of their segment (width)."""
+
+    name: ClassVar[str] = "comprexit"
+    visibility: ClassVar[Visibility] = "causal"
+    reads: ClassVar[Literal["last", "all", "embeddings"]] = "all"
+    sizes: ClassVar[tuple[type[Size], ...]] = (Ratio,)
+    converts: ClassVar[bool] = True
+    Settings: ClassVar[type] = ComprExITSettings
+    describe: ClassVar[str] = "optimal transport of frozen states of all layers into the slots of each segment"
+
+    def __init__(self, shape: Shape, settings: ComprExITSettings) -> None:
+        super().__init__(shape, settings)
+        self.settings = settings
+        if settings.layer is not None and not -shape.layers <= settings.layer < shape.layers:
+            raise RatioError(
+                f"layer {settings.layer} does not exist; choose 0 (the embedding output) to {shape.layers - 1} (the "
+                "last), or -1 and below counted from the last"
+            )
+        self.depth = DepthTransmission(
+            shape.width,
+            shape.layers if settings.layer is None else 1,
+            query_width=settings.query_width,
+            temperature=settings.temperature,
+        )
+        self.width = WidthTransmission(
+            shape.width,
+            shape.out,
+            query_width=settings.query_width,
+            epsilon=settings.epsilon,
+            iterations=settings.iterations,
+            uniform=1.0 if settings.capacity == "uniform" else settings.uniform,
+            stretches=settings.transport == "window",
+            shuffled=settings.receivers == "shuffled",
+        )
+
+    def check(self, candidates: Sequence[int]) -> None:
+        """See `Compressor.check`; a segment has a slot at least, so its length bounds the ratio."""
+        most = self.settings.segment_tokens
+        for ratio in candidates:
+            if ratio > most:
+                raise RatioError(
+                    f"ratio {ratio} leaves a segment of {most} tokens less than a slot; "
+                    f"choose ratios up to {most}, or a longer segment_tokens"
+                )
+
+    def extract(
+        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+    ) -> Extracted:
+        """See `Compressor.extract`; segments are laid over the true tokens of each text, the last may be shorter.
+
+        The span of a slot is the stretch whose mean receives: most of what it carries comes from there, some from
+        anywhere in the segment.
+        """
+        if self.settings.layer is not None:
+            states = states[self.settings.layer][None]
+        ratios = [size.value for size in sizes]
+        segments = Segments.of(lengths, ratios, self.settings.segment_tokens, states.device)
+        anchors, _ = self.depth(states)
+        slots, _ = self.width(anchors, segments)
+        return Extracted(vectors=slots, counts=segments.counts, spans=segments.spans)

@@ -1,0 +1,103 @@
+"""Depth-wise transmission: each token's anchor is drawn from its states in all layers (arXiv 2602.03784, equation 6).
+
+    c_t = sum_l softmax(w)_l h_t^l
+    a_t = sum_l softmax_l( <W_q c_t, W_k h_t^l + e_l> / (sqrt(d) tau) ) W_v h_t^l
+
+As written, keys and values are two tensors of the size of all states. Neither is needed: W_v is linear, so the states
+are mixed first and projected once, and `<q, W_k h> = <W_k^T q, h>`. What is left of the layers is three passes over the
+states forward and three backward, each a weighted sum over layers or inner products with one vector a token. The states
+are frozen, so nothing of their size is made, kept or returned.
+
+Shape letters: L layers (the embedding output is the first), N tokens of a packed row, D width, d query width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _MixLayers(torch.autograd.Function):
+    """`sum_l weights_l h^l` of frozen states, one weight a layer for all tokens: `[L, N, D]`, `[L]` -> `[N, D]`."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(states)
+        ctx.dtype = weights.dtype
+        layers, tokens, width = states.shape
+        return (weights.to(states.dtype) @ states.view(layers, -1)).view(tokens, width)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (states,) = ctx.saved_tensors
+        inner = torch.linalg.vecdot(states, grads[0].to(states.dtype))  # [L, N]: sums of D and of N, not of N x D
+        return None, inner.sum(1, dtype=ctx.dtype)
+
+
+class _AttendLayers(torch.autograd.Function):
+    """`sum_l softmax_l(<u_t, h_t^l> + r_tl) h_t^l` of frozen states.
+
+    `states [L, N, D]`, `queries [N, D]`, `offsets [L, N]` float32 -> `[N, D]`, and the weights `[L, N]`, which are all
+    that is kept for the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, queries: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        weights = torch.softmax(torch.linalg.vecdot(states, queries) + offsets, 0)
+        ctx.save_for_backward(states, weights)
+        ctx.mark_non_differentiable(weights)
+        return _weighted(states, weights), weights
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        states, weights = ctx.saved_tensors
+        d_weights = torch.linalg.vecdot(states, grads[0].to(states.dtype)).to(weights.dtype)
+        d_scores = weights * (d_weights - (weights * d_weights).sum(0))
+        return None, _weighted(states, d_scores), d_scores
+
+
+def _weighted(states: Tensor, weights: Tensor) -> Tensor:
+    """`sum_l w_lt h_t^l`: `[L, N, D]`, `[L, N]` -> `[N, D]`."""
+    return torch.bmm(weights.t().unsqueeze(1).to(states.dtype), states.transpose(0, 1))[:, 0]
+
+
+class DepthTransmission(nn.Module):
+    """Token anchors from the states of all layers.
+
+    Args:
+        width: D of the states.
+        layers: L, the embedding output included.
+        query_width: d of queries and keys.
+        temperature: tau.
+    """
+
+    def __init__(self, width: int, layers: int, *, query_width: int = 256, temperature: float = 0.7) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.zeros(layers))
+        self.query = nn.Linear(width, query_width)
+        self.key = nn.Linear(width, query_width)
+        self.value = nn.Linear(width, width)
+        self.layer = nn.Parameter(torch.randn(layers, query_width) * 0.02)
+        self.scale = 1 / (math.sqrt(query_width) * temperature)
+
+    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Anchors of the tokens.
+
+        Args:
+            states: `[L, N, D]`, frozen.
+
+        Returns:
+            Anchors `[N, D]` in the states' type, and the weight of each layer for each token, `[L, N]` (for inspection,
+            without gradient).
+        """
+        dtype = states.dtype
+        context = _MixLayers.apply(states, torch.softmax(self.mix, 0))  # type: ignore[no-untyped-call]
+        query = F.linear(context, self.query.weight.to(dtype), self.query.bias.to(dtype)) * self.scale
+        offsets = (self.layer + self.key.bias) @ query.to(self.layer.dtype).t()
+        inner = query @ self.key.weight.to(dtype)
+        mixed, weights = _AttendLayers.apply(states, inner, offsets)  # type: ignore[no-untyped-call]
+        return F.linear(mixed, self.value.weight.to(dtype), self.value.bias.to(dtype)), weights

@@ -1,0 +1,376 @@
+"""ComprExIT's modules agree with the formula written out, values and gradients."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from comprexit_reference import anchors, sinkhorn, slots
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import LAYERS as LAYERS_OF_TINY
+from tiny import config_for, make_model
+from torch import Tensor
+
+from latentpress.compressors import ComprExIT, Ratio
+from latentpress.compressors.comprexit import sinkhorn as transport
+from latentpress.compressors.comprexit.depth import DepthTransmission
+from latentpress.compressors.comprexit.sinkhorn import transport_plan
+from latentpress.compressors.comprexit.width import Segments, WidthTransmission
+from latentpress.errors import InputError, PressError
+from latentpress.loading import load_model
+from latentpress.press import Press
+from latentpress.training.checkpoint import export_press
+
+if TYPE_CHECKING:
+    from latentpress.backbone import Base
+    from latentpress.model import PressModel
+
+LAYERS, WIDTH, OUT = 5, 24, 20
+# Whole segments, a partial one, shorter than a ratio, a single token.
+LENGTHS = (64, 45, 3, 1, 33)
+SEGMENT = 32
+
+
+def stirred(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Moves every weight, so that no part of a module is silent."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=draw)
+    return module
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def agree(found: Tensor, expected: Tensor, at: str, within: float = 1e-5) -> None:
+    """To so much of the largest magnitude."""
+    error = float((found.detach().double() - expected.detach()).abs().max())
+    assert error <= within * float(expected.detach().abs().max()), f"{at}: {error}"
+
+
+def test_anchors_and_their_gradients_are_those_of_the_formula() -> None:
+    ours = stirred(DepthTransmission(WIDTH, LAYERS, query_width=16))
+    plain = copy.deepcopy(ours).double()
+    states = normal(LAYERS, 40, WIDTH)
+    weights = normal(40, WIDTH, seed=1)
+    found, by_layer = ours(states)
+    expected = anchors(plain, states.double())
+    agree(found, expected, "anchors")
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for (name, one), (_, other) in zip(ours.named_parameters(), plain.named_parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        if name == "key.bias":  # adds the same to the score of every layer, so its gradient is 0 but for rounding
+            assert float(one.grad.abs().max()) < 1e-4
+            continue
+        agree(one.grad, other.grad, name)
+    torch.testing.assert_close(by_layer.sum(0), torch.ones(40))
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 4, 8, 16, 32])
+def test_slots_and_their_gradients_are_those_of_the_formula(ratio: int) -> None:
+    ours = stirred(WidthTransmission(WIDTH, OUT, query_width=16))
+    plain = copy.deepcopy(ours).double()
+    anchor = normal(sum(LENGTHS), WIDTH).requires_grad_()
+    exact = anchor.detach().double().requires_grad_()
+    segments = Segments.of(LENGTHS, [ratio] * len(LENGTHS), SEGMENT, torch.device("cpu"))
+    found, sent = ours(anchor, segments)
+    expected = torch.cat([slots(plain, text, ratio, SEGMENT) for text in exact.split(LENGTHS)])
+    agree(found, expected, "slots")
+    weights = normal(*found.shape, seed=1)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert anchor.grad is not None
+    assert exact.grad is not None
+    agree(anchor.grad, exact.grad, "anchors")
+    largest = max(float(other.grad.abs().max()) for other in plain.parameters() if other.grad is not None)
+    for (name, one), (_, other) in zip(ours.named_parameters(), plain.named_parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        if float(other.grad.abs().max()) < 1e-9 * largest:  # of no effect, as a bias that all tokens share
+            assert float(one.grad.abs().max()) < 1e-5 * largest
+        else:
+            agree(one.grad, other.grad, name)
+    torch.testing.assert_close(sent.capacity.sum(1), torch.ones(len(segments.tokens)))
+
+
+def test_each_text_has_its_own_ratio_and_companions_change_nothing() -> None:
+    module = stirred(WidthTransmission(WIDTH, OUT, query_width=16))
+    ratios = (4, 2, 8, 4, 16)
+    anchor = normal(sum(LENGTHS), WIDTH)
+    with torch.no_grad():
+        together, _ = module(anchor, segments := Segments.of(LENGTHS, ratios, SEGMENT, anchor.device))
+        assert segments.counts == (16, 23, 1, 1, 3)
+        parts = together.split(segments.counts)
+        for text, length, ratio, part in zip(anchor.split(LENGTHS), LENGTHS, ratios, parts, strict=True):
+            alone, _ = module(text, Segments.of((length,), (ratio,), SEGMENT, anchor.device))
+            torch.testing.assert_close(alone, part, atol=1e-5, rtol=1e-5)
+
+
+@given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=5), ratio=st.integers(1, 40), size=st.integers(1, 50))
+def test_segments_tile_the_true_tokens(lengths: list[int], ratio: int, size: int) -> None:
+    segments = Segments.of(lengths, [ratio] * len(lengths), size, torch.device("cpu"))
+    spans = segments.spans.split(segments.counts)
+    for length, covered in zip(lengths, spans, strict=True):
+        edges = [0, *(int(end) for end in covered[:, 1])]
+        assert edges == sorted(set(edges))
+        assert edges[-1] == length
+        assert covered[:, 0].tolist() == edges[:-1]
+    assert int(segments.tokens.sum()) == sum(lengths)
+    assert segments.slots.tolist() == [-(-int(tokens) // ratio) for tokens in segments.tokens]
+    assert segments.slot_of.bincount().tolist() == (segments.spans[:, 1] - segments.spans[:, 0]).tolist()
+
+
+def problem(
+    tokens: int, slots: int, seed: int, dtype: torch.dtype = torch.float64, spread: float = 2.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Costs and capacities of one segment."""
+    cost = spread * torch.rand(1, tokens, slots, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    senders = torch.softmax(normal(1, tokens, seed=seed + 1, dtype=dtype), 1)
+    return cost, senders, torch.full((1, slots), 1 / slots, dtype=dtype)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    tokens=st.integers(1, 20),
+    slots=st.integers(1, 8),
+    iterations=st.integers(1, 12),
+    seed=st.integers(0, 99),
+    spread=st.sampled_from([0.5, 2.0, 9.0]),
+)
+def test_plans_and_gradients_are_those_of_the_plain_iterations(
+    tokens: int, slots: int, iterations: int, seed: int, spread: float
+) -> None:
+    """A spread of 9 at epsilon 0.1 is beyond what matrix-vector products are trusted with."""
+    given_to = [one.requires_grad_() for one in problem(tokens, slots, seed, spread=spread)]
+    found = transport_plan(*given_to, iterations=iterations)
+    cost, senders, receivers = (one[0] for one in given_to)
+    expected = sinkhorn(cost, senders, receivers, 0.1, iterations)
+    torch.testing.assert_close(found[0], expected, atol=1e-12, rtol=1e-9)
+    weights = normal(tokens, slots, seed=2, dtype=torch.float64)
+    ours = torch.autograd.grad((found[0] * weights).sum(), given_to)
+    theirs = torch.autograd.grad((expected * weights).sum(), given_to)
+    for name, one, other in zip(("cost", "senders", "receivers"), ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("spread", [2.0, 9.0])
+def test_rows_and_columns_without_capacity_carry_nothing(spread: float) -> None:
+    cost, senders, receivers = problem(6, 4, 0, spread=spread)
+    wide = torch.full((2, 9, 6), torch.inf, dtype=torch.float64)
+    wide[0, :6, :4] = cost[0]
+    wide[1, :3, :1] = cost[0, :3, :1]
+    p, b = torch.zeros(2, 9, dtype=torch.float64), torch.zeros(2, 6, dtype=torch.float64)
+    p[0, :6], b[0, :4] = senders[0], receivers[0]
+    p[1, :3], b[1, :1] = 1 / 3, 1.0
+    given_to = [one.requires_grad_() for one in (wide, p, b)]
+    found = transport_plan(*given_to)
+    torch.testing.assert_close(found[0, :6, :4], transport_plan(cost, senders, receivers)[0].detach())
+    assert not bool(found[0, 6:].any() | found[0, :, 4:].any() | found[1, 3:].any() | found[1, :, 1:].any())
+    for gradient in torch.autograd.grad(found.square().sum(), given_to):
+        assert bool(gradient.isfinite().all())
+        absent = gradient[0, 6:] if gradient.ndim == 3 else gradient[0, -2:]
+        assert not bool(absent.any())
+
+
+def test_what_is_kept_for_the_way_back_does_not_grow_with_the_iterations() -> None:
+    def kept(iterations: int) -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda one: (sizes.append(one.numel()), one)[1], lambda one: one):
+            cost, senders, receivers = problem(32, 8, 0)
+            transport_plan(cost.requires_grad_(), senders, receivers, iterations=iterations)
+        return sum(sizes)
+
+    assert kept(2) == kept(60)
+
+
+@pytest.mark.parametrize("gradient", ["iterations", "implicit"])
+def test_the_converged_plan_is_that_of_a_solver(gradient: transport.Gradient) -> None:
+    import ot
+
+    cost, senders, receivers = problem(40, 10, 3)
+    found = transport_plan(cost, senders, receivers, iterations=5000, gradient=gradient)[0]
+    assert float((found.sum(1) - senders[0]).abs().max()) < 1e-9
+    assert float((found.sum(0) - receivers[0]).abs().max()) < 1e-9
+    expected = ot.sinkhorn(
+        senders[0].numpy(),
+        receivers[0].numpy(),
+        cost[0].numpy(),
+        0.1,
+        method="sinkhorn_log",
+        stopThr=1e-12,
+        numItermax=20000,
+    )
+    torch.testing.assert_close(found, torch.from_numpy(expected), atol=1e-9, rtol=1e-6)
+
+
+def test_the_implicit_gradient_is_that_of_converged_iterations() -> None:
+    weights = normal(1, 12, 5, dtype=torch.float64)
+    results = []
+    for gradient in ("iterations", "implicit"):
+        cost, senders, receivers = (one.requires_grad_() for one in problem(12, 5, 1))
+        plan = transport_plan(cost, senders, receivers, iterations=3000, gradient=gradient)  # type: ignore[arg-type]
+        found = torch.autograd.grad((plan * weights).sum(), (cost, senders, receivers))
+        # Capacities are felt up to a constant: what all senders gain the receivers must.
+        results.append((found[0], found[1] - found[1].mean(), found[2] - found[2].mean()))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("iterations", "epsilon"), [(0, 0.1), (30, 0.0), (30, float("nan"))])
+def test_a_transport_without_a_plan_is_refused(iterations: int, epsilon: float) -> None:
+    with pytest.raises(InputError, match="1 iteration or more and an epsilon above 0"):
+        transport_plan(*problem(3, 2, 0), iterations=iterations, epsilon=epsilon)
+
+
+def test_bfloat16_anchors_carry_a_float32_plan() -> None:
+    module = stirred(WidthTransmission(WIDTH, OUT, query_width=16))
+    anchor = normal(sum(LENGTHS), WIDTH)
+    segments = Segments.of(LENGTHS, [4] * len(LENGTHS), SEGMENT, anchor.device)
+    with torch.no_grad():
+        found, sent = module(anchor.bfloat16(), segments)
+        expected, _ = module(anchor, segments)
+    assert found.dtype == torch.bfloat16
+    assert sent.plan.dtype == sent.capacity.dtype == torch.float32
+    assert float((found.float() - expected).norm() / expected.norm()) < 0.03
+
+
+def comprexit(tiny_base: Base, **changes: Any) -> PressModel:
+    config = config_for(
+        tiny_base,
+        compressor="comprexit",
+        compressor_settings={"segment_tokens": 8, "query_width": 16} | changes,
+        residual="none",
+        policy="fixed",
+        encoder_layers=None,
+        encoder_lora=None,
+        decoder_lora=None,
+    )
+    return make_model(config, tiny_base)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"segment_tokens": 0}, "segment_tokens is 0, it must be at least 1"),
+        ({"segment_tokens": 4}, "ratio 8 leaves a segment of 4 tokens less than a slot; choose ratios up to 4"),
+        ({"temperature": 0.0}, r"temperature is 0\.0, it must be above 0"),
+        ({"epsilon": float("nan")}, "epsilon is nan"),
+        ({"uniform": 1.5}, r"uniform is 1\.5, it must be from 0 to 1"),
+        ({"layer": 4}, r"layer 4 does not exist; choose 0 \(the embedding output\) to 3"),
+        ({"layer": -5}, "layer -5 does not exist"),
+        ({"transport": "boat"}, "transport is 'boat'; choose one of sinkhorn, window"),
+        ({"capacity": "none"}, "choose one of learned, uniform"),
+        ({"receivers": "last"}, "choose one of means, shuffled"),
+        ({"segments": 4}, "unknown key 'segments'; known are segment_tokens,"),
+        ({"iterations": 2.5}, r"iterations is 2\.5, expected int"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tiny_base: Base, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PressError, match=f"'tiny': compressor_settings.*{message}"):
+        comprexit(tiny_base, **changes)
+
+
+def test_a_frozen_model_is_shared_and_nothing_of_it_is_kept_for_the_way_back(tiny_base: Base) -> None:
+    model = comprexit(tiny_base).train()
+    encoded = model.encode([[5, 6, 7, 8, 9]])
+    assert not encoded.states.requires_grad
+    assert encoded.states.shape == (LAYERS_OF_TINY + 1, 5, tiny_base.width)
+    own = {id(p) for p in tiny_base.model.parameters()}
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    assert {id(p) for p in frozen} <= own
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert {name.split(".")[0] for name in trained} == {"compressor"}
+    model.latents(encoded, [Ratio(2)]).vectors.sum().backward()
+    assert all(p.grad is None for p in frozen)
+
+
+def test_a_press_without_adapters_is_saved_and_read(tiny_base: Base, tiny_base_folder: Path, tmp_path: Path) -> None:
+    model = comprexit(tiny_base)
+    export_press(tmp_path / "press", model, model.config)
+    assert sorted(path.name for path in (tmp_path / "press").iterdir()) == ["config.json", "modules.safetensors"]
+    loaded, _, _ = load_model(tmp_path / "press", base=tiny_base_folder, dtype="float32", device="cpu")
+    texts = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [20]]
+    with torch.no_grad():
+        mine, theirs = (one.latents(one.encode(texts), [Ratio(4)] * 2).vectors for one in (model, loaded))
+    torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.05)  # the file is bfloat16
+    press = Press(loaded, tiny_base, None, "ab")
+    latents = press.compress("the treaty was signed in Paris on the first day of May", ratio=4)
+    assert isinstance(press.ask(latents, "where?", max_new_tokens=3), str)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layer": 0},
+        {"layer": -1},
+        {"layer": 2},
+        {"transport": "window"},
+        {"capacity": "uniform"},
+        {"receivers": "shuffled"},
+    ],
+    ids=str,
+)
+def test_ablations_are_other_presses_of_the_same_latents_in_number(tiny_base: Base, changes: dict[str, Any]) -> None:
+    texts = [list(range(5, 26)), [7, 8, 9]]
+    plain, other = comprexit(tiny_base), comprexit(tiny_base, **changes)
+    if "layer" not in changes:
+        other.load_state_dict(plain.state_dict())
+    made = [one.latents(one.encode(texts), [Ratio(2), Ratio(2)]) for one in (plain, other)]
+    assert made[0].counts == made[1].counts == (11, 2)
+    assert not torch.allclose(made[0].vectors, made[1].vectors, atol=1e-4)
+    made[1].vectors.square().sum().backward()
+    found = {n: p.grad for n, p in other.compressor.named_parameters()}
+    assert all(grad is None or bool(grad.isfinite().all()) for grad in found.values())
+    assert found["width.value.weight"] is not None
+
+
+def test_one_layer_alone_is_that_layer_projected(tiny_base: Base) -> None:
+    model = comprexit(tiny_base, layer=2)
+    compressor = model.compressor
+    assert isinstance(compressor, ComprExIT)
+    states = model.encode([[5, 6, 7, 8]]).states
+    anchor, _ = compressor.depth(states[2][None])
+    torch.testing.assert_close(anchor, compressor.depth.value(states[2]), atol=1e-5, rtol=1e-5)
+
+
+def test_without_transport_a_slot_holds_its_own_stretch_alone() -> None:
+    module = stirred(WidthTransmission(WIDTH, OUT, query_width=16, stretches=True))
+    segments = Segments.of(LENGTHS, [4] * len(LENGTHS), SEGMENT, torch.device("cpu"))
+    with torch.no_grad():
+        _, sent = module(normal(sum(LENGTHS), WIDTH), segments)
+    flat = torch.cat(
+        [plan[: int(n), : int(k)].sum(0) for plan, n, k in zip(sent.plan, segments.tokens, segments.slots, strict=True)]
+    )
+    shares = torch.cat([torch.full((int(k),), 1 / int(k)) for k in segments.slots])
+    torch.testing.assert_close(flat, shares)
+    first = sent.plan[0]  # 32 tokens into 8 slots
+    for slot in range(8):
+        outside = torch.cat((first[: 4 * slot, slot], first[4 * slot + 4 :, slot]))
+        assert not bool(outside.any())
+
+
+@given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=4), ratio=st.integers(1, 9))
+def test_shuffled_receivers_stay_in_their_segment(lengths: list[int], ratio: int) -> None:
+    segments = Segments.of(lengths, [ratio] * len(lengths), SEGMENT, torch.device("cpu"))
+    parts = segments.shuffled.split(segments.slots.tolist())
+    before = 0
+    for part in parts:
+        assert sorted(part.tolist()) == list(range(before, before + len(part)))
+        before += len(part)
+
+
+def test_the_plan_fills_each_slot_alike() -> None:
+    module = stirred(WidthTransmission(WIDTH, OUT, query_width=16))
+    segments = Segments.of(LENGTHS, [4] * len(LENGTHS), SEGMENT, torch.device("cpu"))
+    _, sent = module(normal(sum(LENGTHS), WIDTH), segments)
+    for plan, tokens, count in zip(sent.plan, segments.tokens, segments.slots, strict=True):
+        torch.testing.assert_close(plan.sum(0)[:count], torch.full((int(count),), 1 / int(count)))
+        assert not bool(plan[int(tokens) :].any())
