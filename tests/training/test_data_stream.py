@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import make_tokenizer
 
+from latentpress.data.records import read_records
 from latentpress.data.rows import ExampleMaker, TokenizedRecord
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import DataError
@@ -306,6 +307,37 @@ def test_long_plain_texts_become_passages_without_the_label_of_the_whole(tmp_pat
     )
     assert {record.log2_ratio for record in data.train} == {None}
     assert data.left_out == 0
+
+
+def test_texts_are_cut_into_passages_and_what_follows_them(tmp_path: Path, maker: ExampleMaker) -> None:
+    rows = [{"text": "the treaty was signed in Paris " * count} for count in (1, 9, 40)]
+    rows.append({"context": "the quick brown fox " * 5, "qas": [{"question": "who?", "answers": ["fox"]}]})
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"questions": 0, "quotes": 0, "quote_schedule": "", "max_context_tokens": 48, "multi_document": 0.5}
+    data = read(path, maker, continue_tokens=16, dev_records=0, **changes)
+    whole = [maker.tokenize(record) for record in read_records(str(path))]
+    texts = iter(data.train)
+    assert data.left_out == 1  # too short to be cut
+    for record in whole[1:]:
+        (text,) = record.documents
+        rest = text
+        while rest:
+            piece = next(texts)
+            (passage,) = piece.documents
+            assert passage + piece.continuation == rest[: len(passage) + len(piece.continuation)]
+            rest = rest[len(passage) + len(piece.continuation) :]
+            assert len(passage) <= 48
+            assert 2 <= len(piece.continuation) <= min(16, len(passage) // 4 + 1)
+            assert not piece.answers
+    assert next(texts, None) is None
+    stream = StepStream(data.train, maker, recipe(continue_tokens=16, **changes))
+    for example in (example for i in range(10) for example in stream[i].examples):
+        (branch,) = example.branches  # never several documents in a row
+        assert branch.kind == "continuation"
+        assert branch.labels == len(branch.ids) - 1
+    asked = read(path, maker, continue_tokens=16, dev_records=0)  # with questions, nothing is cut away from them
+    assert not any(piece.continuation for piece in asked.train)
 
 
 def test_long_records_with_questions_and_excluded_sources_are_left_out(tmp_path: Path, maker: ExampleMaker) -> None:

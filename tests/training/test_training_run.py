@@ -67,6 +67,15 @@ def test_a_frozen_base_is_trained_around(train: Train, tiny_base_folder: Path) -
     assert all(map(math.isfinite, losses))
 
 
+def test_next_tokens_are_predicted_and_judged_where_nothing_is_asked(train: Train) -> None:
+    changes = {"questions": 0, "quotes": 0, "quote_schedule": "", "continue_tokens": 8, "f1_questions": 2}
+    log = read_log(train(steps=3, **changes))
+    steps, (evaluation,) = [line for line in log if "loss" in line], [line for line in log if "eval_loss" in line]
+    assert all(line["continuation"] > 0 and "answer" not in line for line in steps)
+    assert evaluation["eval_loss"] == evaluation["eval_x4_continuation"]
+    assert "eval_f1_x4" not in evaluation
+
+
 def test_the_best_press_is_kept_and_not_the_last(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([3.0, 1.0, 2.0, math.nan])
     monkeypatch.setattr("latentpress.training.trainer.dev_metrics", lambda *_, **__: {"loss": next(losses)})

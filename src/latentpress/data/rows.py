@@ -23,8 +23,8 @@ from latentpress.decoder.prompt import Piece, PromptSettings, ask_messages, rend
 from latentpress.errors import DataError
 from latentpress.tokens import encode_inert, equal_windows
 
-Kind = Literal["answer", "summary", "quote"]
-KINDS: tuple[Kind, ...] = ("answer", "summary", "quote")
+Kind = Literal["answer", "summary", "quote", "continuation"]
+KINDS: tuple[Kind, ...] = ("answer", "summary", "quote", "continuation")
 QUOTE_CUE = 4  # tokens of a passage that are given, so that it can be found
 
 
@@ -83,6 +83,8 @@ class TokenizedRecord:
     """Request and target of the summary."""
     log2_ratio: float | None
     """log2 of context tokens over ultra-concise summary tokens (equation 6)."""
+    continuation: tuple[int, ...] = ()
+    """Tokens that follow the document and are to be predicted from it, nothing where that is not asked."""
 
     @property
     def tokens(self) -> int:
@@ -186,6 +188,8 @@ class ExampleMaker:
         if len(records) == 1 and records[0].summary is not None:
             request, target = records[0].summary
             branches.append(Branch("summary", request + target, len(request)))
+        if len(records) == 1 and records[0].continuation:
+            branches.append(Branch("continuation", records[0].continuation, 1))  # its first token is given
         quotable = [document for document in documents if len(document) > QUOTE_CUE]
         for _ in range(quotes * times if quotable else 0):
             document = draw.choice(quotable)

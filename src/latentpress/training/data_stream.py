@@ -147,6 +147,8 @@ def _hold_back(records: list[Record], count: int) -> tuple[list[Record], list[Re
 def _usable(record: TokenizedRecord, recipe: Recipe) -> list[TokenizedRecord]:
     """The record if it can be a row, passages of it if it is a long plain text, else nothing."""
     limit = recipe.max_context_tokens
+    if recipe.continue_tokens and recipe.questions == 0 and len(record.documents) == 1:
+        return _continued(record.documents[0], limit, recipe.continue_tokens)
     if record.tokens <= limit:
         asked = _asked(record, recipe) or record.summary is not None
         return [record] if asked or record.quotable else []
@@ -157,6 +159,25 @@ def _usable(record: TokenizedRecord, recipe: Recipe) -> list[TokenizedRecord]:
     # The density label is of the whole text; a passage has none.
     cut = [dataclasses.replace(record, documents=(text[a:b],), log2_ratio=None) for a, b in spans]
     return [passage for passage in cut if passage.quotable]
+
+
+def _continued(text: tuple[int, ...], limit: int, most: int) -> list[TokenizedRecord]:
+    """Passages of at most `limit` tokens, each with the tokens behind it as what is to be predicted."""
+    made = []
+    for start, end in equal_windows(len(text), limit + most):
+        behind = min(most, (end - start) // 5)
+        if behind > 1:  # the first is given
+            cut = end - behind
+            made.append(
+                TokenizedRecord(
+                    documents=(text[start:cut],),
+                    answers=(),
+                    summary=None,
+                    log2_ratio=None,
+                    continuation=text[cut:end],
+                )
+            )
+    return made
 
 
 def _asked(record: TokenizedRecord, recipe: Recipe) -> bool:
@@ -216,7 +237,7 @@ class StepStream(Dataset[Step]):
         if row.joined:
             records = [self.maker.joined(records)]
         asked = any(_asked(record, self.recipe) for record in records)
-        if not asked and not (len(records) == 1 and records[0].summary):
+        if not asked and not (len(records) == 1 and (records[0].summary or records[0].continuation)):
             quotes = max(1, quotes)  # a row without a branch would train nothing
         return self.maker.example(
             records, draw, questions=self.recipe.questions, quotes=quotes, quote_tokens=self.recipe.quote_tokens
@@ -282,4 +303,5 @@ class StepStream(Dataset[Step]):
 
     def _joins(self, record: TokenizedRecord) -> bool:
         """Whether a record may share a row: it has one document, and something to train on beside a summary."""
-        return len(record.documents) == 1 and (record.quotable or _asked(record, self.recipe))
+        alone = len(record.documents) > 1 or record.continuation
+        return not alone and (record.quotable or _asked(record, self.recipe))

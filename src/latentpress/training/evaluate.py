@@ -71,6 +71,7 @@ def make_dev_set(
     asked = [
         (i, request, qa.answers)
         for i in order
+        if records[i].answers
         for (request, _), qa in zip(records[i].answers, sources[i].qas, strict=True)
     ]
     drawn = draw.sample(asked, min(recipe.f1_questions, len(asked)))
@@ -103,8 +104,8 @@ def dev_metrics(
 
     Returns:
         `x4_answer`, `x4_answer_wrong`, ... (nats a token, with the right and with wrong latents), `ratio_error`,
-        `f1_x4`, and `loss`, which the best press has lowest: the mean over the ratios of the answers' loss (of all
-        targets, if the dev records have no answers).
+        `f1_x4`, and `loss`, which the best press has lowest: the mean over the ratios of the answers' loss (of the
+        continuations', or of all targets, if the dev records have no answers).
     """
     names = [f"{kind}{suffix}" for kind in KINDS for suffix in ("", "_wrong")] + ["ratio_error"]
     metrics: dict[str, float] = {}
@@ -118,7 +119,8 @@ def dev_metrics(
         if count:
             metrics["ratio_error"] = total / count
         metrics |= {f"x{ratio}_{name}": total / count for name, (total, count) in found.items()}
-        judged = [found["answer"]] if "answer" in found else [found[kind] for kind in KINDS if kind in found]
+        chief = next((kind for kind in ("answer", "continuation") if kind in found), None)
+        judged = [found[chief]] if chief else [found[kind] for kind in KINDS if kind in found]
         means.append(sum(total for total, _ in judged) / sum(count for _, count in judged))
     metrics["loss"] = sum(means) / len(means)
     if dev.questions and recipe.f1_ratio in recipe.candidates:

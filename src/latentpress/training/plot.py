@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_KINDS = ("answer", "summary", "quote")
+_KINDS = ("answer", "summary", "quote", "continuation")
+_DRAWN = ("answer", "quote", "continuation")
 
 
 def plot_losses(history: Sequence[dict[str, Any]], path: Path) -> None:
@@ -27,9 +28,7 @@ def plot_losses(history: Sequence[dict[str, Any]], path: Path) -> None:
         points = [(line["step"], line[kind]) for line in history if "loss" in line and kind in line]
         if points:
             train.plot(*zip(*points, strict=True), label=kind, linewidth=1)
-    names = sorted(
-        {name for line in history for name in line if name.startswith("eval_x") and name.endswith(("answer", "quote"))}
-    )
+    names = sorted({name for line in history for name in line if name.startswith("eval_x") and name.endswith(_DRAWN)})
     for name in names:
         right = [(line["step"], line[name]) for line in history if name in line]
         (drawn,) = dev.plot(*zip(*right, strict=True), label=name.removeprefix("eval_").replace("_", " "), linewidth=1)

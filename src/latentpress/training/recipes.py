@@ -20,7 +20,10 @@ from latentpress.training.schedules import QuotePhase, RatioPhase, check_starts
 
 _FREE = {"free": True}  # settings that change no weight: a run may be resumed with other values
 _AT_LEAST_1 = "steps tokens_per_step window_tokens converter_width log_every eval_every save_every dev_rows"
-_AT_LEAST_0 = "questions quotes warmup_steps dev_records f1_questions learning_rate other_learning_rate weight_decay"
+_AT_LEAST_0 = (
+    "questions quotes continue_tokens warmup_steps dev_records f1_questions learning_rate other_learning_rate "
+    "weight_decay"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +90,9 @@ class Recipe:
     others are made of any."""
     questions: int = 5
     """Most questions of a row; of a document of many windows, as many for each."""
+    continue_tokens: int = 0
+    """Next-token prediction, where `questions` is 0: texts are cut so that up to so many tokens behind a passage, and
+    at most a fifth of both, are left to be predicted from its latents; 0 for none."""
     quotes: int = 2
     """Passages of its text that a row is asked to continue, where `quote_schedule` says nothing else; of a document of
     many windows, as many for each."""

@@ -20,7 +20,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from latentpress.checkpoints.io import read_config
 from latentpress.compressors import Ratio
-from latentpress.data.rows import Example
+from latentpress.data.rows import KINDS, Example
 from latentpress.model import PressModel
 from latentpress.training.checkpoint import (
     COUNTERS,
@@ -216,7 +216,7 @@ class PressTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a line of the log: losses by kind, speed, and what was seen so far."""
         if "loss" in logs:
-            names = ("answer", "summary", "quote", "ratio_error")
+            names = (*KINDS, "ratio_error")
             sums = self._over_processes([value for name in names for value in self._sums[name]])
             for i, name in enumerate(names):
                 if sums[2 * i + 1]:
