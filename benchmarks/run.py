@@ -36,6 +36,7 @@ BENCHMARKS = {
     "length": "seconds and peak memory from 1,000 to 64,000 tokens",
     "dtype": "bfloat16 beside float32",
     "training": "packed rows beside one question per encoding with full logits",
+    "comprexit": "ComprExIT's head beside its plain formula, and beside the frozen base",
     "breakdown": "where the time of compressing and of a training step goes",
 }
 SCHEMA_VERSION = 1

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from benchmarks.results import Report, Settings
     from latentpress.press import Press
 
-MODULES = ("compress", "ragged", "first_token", "length", "dtype", "training")
+MODULES = ("compress", "ragged", "first_token", "length", "dtype", "training", "comprexit")
 
 
 def _reports(module: str, press: Press, settings: Settings) -> list[Report]:
@@ -182,3 +182,23 @@ def test_what_runs_inside_attention_is_attention(node: str) -> None:
     above = SimpleNamespace(name=node, cpu_parent=SimpleNamespace(name="autograd::engine", cpu_parent=None))
     assert group(SimpleNamespace(name="aten::bmm", cpu_parent=above)) == "attention"
     assert group(SimpleNamespace(name="aten::bmm", cpu_parent=None)) == "matrix products"
+
+
+@pytest.mark.parametrize("texts", [1, 2])
+def test_the_plain_formula_gives_the_slots_and_gradients_of_the_library(texts: int) -> None:
+    import torch
+
+    from benchmarks.comprexit import make, ours, plain
+
+    head, states = make(24, 5, texts, 256, torch.float32)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    results = []
+    for side in (ours, plain):
+        head.zero_grad()
+        slots = side(head, states, texts)
+        slots.square().mean().backward()
+        results.append([slots.detach(), *(p.grad.clone() for p in head.parameters() if p.grad is not None)])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=1e-3)

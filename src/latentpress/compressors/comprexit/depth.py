@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_TOKENS_AT_ONCE = 256
+
 
 class _MixLayers(torch.autograd.Function):
     """`sum_l weights_l h^l` of frozen states, one weight a layer for all tokens: `[L, N, D]`, `[L]` -> `[N, D]`."""
@@ -62,7 +64,12 @@ class _AttendLayers(torch.autograd.Function):
 
 def _weighted(states: Tensor, weights: Tensor) -> Tensor:
     """`sum_l w_lt h_t^l`: `[L, N, D]`, `[L, N]` -> `[N, D]`."""
-    return torch.bmm(weights.t().unsqueeze(1).to(states.dtype), states.transpose(0, 1))[:, 0]
+    rows = weights.t().unsqueeze(1).to(states.dtype)
+    out = states.new_empty(states.shape[1], 1, states.shape[2])
+    for start in range(0, len(out), _TOKENS_AT_ONCE):  # the product copies what it reads: a block at a time
+        at = slice(start, start + _TOKENS_AT_ONCE)
+        torch.bmm(rows[at], states[:, at].transpose(0, 1), out=out[at])
+    return out[:, 0]
 
 
 class DepthTransmission(nn.Module):
