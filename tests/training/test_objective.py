@@ -21,7 +21,7 @@ from latentpress.data.rows import Example, ExampleMaker, TokenizedRecord
 from latentpress.decoder.generate import embed_pieces
 from latentpress.model import PressModel
 from latentpress.training.checkpoint import trained
-from latentpress.training.objective import document_latents, pack, ratio_loss, row_loss, step_loss
+from latentpress.training.objective import document_latents, pack, passes, ratio_loss, row_loss, step_loss
 
 SIZE = Ratio(4)
 
@@ -138,6 +138,17 @@ def test_a_request_sees_the_shared_part_and_itself_alone(tiny_model: PressModel,
         assert not bool(sees[start:end, end:].any())
         start = end
     assert torch.equal(sees[:prefix, :prefix], torch.ones(prefix, prefix, dtype=torch.bool).tril())
+
+
+def test_passes_keep_the_rows_in_order_and_within_their_tokens(tiny_base: Base) -> None:
+    examples = rows(tiny_base)
+    assert passes(examples, 0) == [list(examples)]
+    assert passes(examples, 1) == [[example] for example in examples]
+    limit = examples[0].tokens + examples[1].tokens
+    parts = passes(examples, limit)
+    assert [example for part in parts for example in part] == list(examples)
+    assert list(parts[0]) == list(examples[:2])
+    assert all(len(part) == 1 or sum(example.tokens for example in part) <= limit for part in parts)
 
 
 def test_logits_are_computed_where_there_is_a_label_only(

@@ -176,9 +176,26 @@ def test_a_diverging_loss_stops(train: Train, monkeypatch: pytest.MonkeyPatch) -
 _THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # accelerate warns where they are unset
 
 
-def test_two_processes_have_the_losses_of_one(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some steps have a single row, so that one of the processes has none."""
-    settings = {"steps": 5, "tokens_per_step": 10, "encoder_lora__dropout": 0, "multi_document": 0, "eval_every": 5}
+def test_a_step_in_several_passes_is_the_step_in_one(train: Train, trainers: list[Any]) -> None:
+    settings = {"steps": 4, "tokens_per_step": 90, "encoder_lora__dropout": 0, "multi_document": 0, "f1_questions": 0}
+    logs = [read_log(train(f"of {most}", tokens_per_pass=most, **settings)) for most in (0, 20)]
+    names = ("loss", "grad_norm", "answer", "quote", "ratio_error", "questions_seen")
+    for one, other in zip(*logs, strict=True):
+        assert {name: one[name] for name in names if name in one} == pytest.approx(
+            {name: other[name] for name in names if name in one}, rel=1e-4
+        )
+    whole, parts = (trained(each.press) for each in trainers)
+    for name, weight in whole.items():
+        assert_close_but_for_noise(parts[name].detach(), weight.detach())
+
+
+@pytest.mark.parametrize(("tokens", "most"), [(10, 0), (60, 12)])
+def test_two_processes_have_the_losses_of_one(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, most: int
+) -> None:
+    """Some steps of the first run have a single row, so that one of the processes has none."""
+    settings = {"steps": 5, "tokens_per_step": tokens, "tokens_per_pass": most, "encoder_lora__dropout": 0}
+    settings |= {"multi_document": 0, "eval_every": 5}
     alone = read_log(train("one", **settings))
 
     def process(rank: int) -> None:
@@ -208,7 +225,7 @@ def test_two_processes_have_the_losses_of_one(train: Train, tmp_path: Path, monk
         for name, value in one.items():
             assert two[name] == pytest.approx(value, rel=2e-4, abs=1e-6), name
     rows = [one["examples_seen"] for one in alone if "loss" in one]
-    assert 1 in {b - a for a, b in zip([0, *rows], rows, strict=False)}
+    assert most or 1 in {b - a for a, b in zip([0, *rows], rows, strict=False)}
     weights = [load_file(tmp_path / run / "checkpoint-5" / "masters.safetensors") for run in ("one", "two")]
     for name, tensor in weights[0].items():
         assert_close_but_for_noise(weights[1][name], tensor)

@@ -130,6 +130,16 @@ def ratio_loss(examples: Sequence[Example], predicted: Tensor | None, device: to
     return F.mse_loss(predicted[known], target, reduction="sum"), len(known)
 
 
+def passes(examples: Sequence[Example], tokens: int) -> list[Sequence[Example]]:
+    """Cuts the rows of a step into passes of at most so many context tokens, or one row; into one if `tokens` is 0."""
+    parts: list[list[Example]] = [[]]
+    for example in examples:
+        if tokens and parts[-1] and sum(one.tokens for one in parts[-1]) + example.tokens > tokens:
+            parts.append([])
+        parts[-1].append(example)
+    return [*parts]
+
+
 def step_loss(rows: RowLoss, *, labels: int, labelled: int, weight: float, processes: int) -> Tensor:
     """Loss of one process's share of a step, so that the mean over the processes is the loss of the whole step.
 

@@ -21,8 +21,8 @@ from latentpress.training.schedules import QuotePhase, RatioPhase, check_starts
 _FREE = {"free": True}  # settings that change no weight: a run may be resumed with other values
 _AT_LEAST_1 = "steps tokens_per_step window_tokens converter_width log_every eval_every save_every dev_rows"
 _AT_LEAST_0 = (
-    "questions quotes continue_tokens warmup_steps dev_records f1_questions learning_rate other_learning_rate "
-    "weight_decay"
+    "questions quotes tokens_per_pass continue_tokens warmup_steps dev_records f1_questions "
+    "learning_rate other_learning_rate weight_decay"
 )
 
 
@@ -74,6 +74,9 @@ class Recipe:
     """Steps of the whole training; schedules follow them."""
     tokens_per_step: int = 1000
     """Context tokens of a step: rows are added until it has so many."""
+    tokens_per_pass: int = 0
+    """Most context tokens of one forward and backward pass: a step of more goes through in several, whose gradients add
+    up to its own, for less memory. 0 takes each step in one."""
     max_context_tokens: int = 1300
     """Most context tokens of a row: longer plain texts are cut up, longer records with questions are left out."""
     exclude_sources: tuple[str, ...] = ()
@@ -301,6 +304,7 @@ def semidynamic_paper() -> Recipe:
         residual="none",
         steps=100_000,
         tokens_per_step=80 * 291,  # the mean context has 291 tokens
+        tokens_per_pass=4000,
         quotes=0,
         learning_rate=4e-5,
         other_learning_rate=4e-5,

@@ -35,7 +35,7 @@ from latentpress.training.checkpoint import (
 from latentpress.training.data_stream import Step, StepStream
 from latentpress.training.evaluate import DevSet, dev_metrics
 from latentpress.training.guard import LossGuard
-from latentpress.training.objective import RowLoss, row_loss, step_loss
+from latentpress.training.objective import RowLoss, passes, row_loss, step_loss
 from latentpress.training.optimizer import adamw
 from latentpress.training.recipes import Recipe
 
@@ -159,7 +159,31 @@ class PressTrainer(Trainer):
         step: Step = inputs["step"]
         share = step.examples[self.args.process_index :: self.args.world_size]
         # A process without a share runs a row all the same, and drops its loss: the others wait for its gradients.
-        rows: RowLoss = model(share or step.examples[:1], step.ratio)
+        *first, last = passes(share or step.examples[:1], self.recipe.tokens_per_pass)
+        before = 0.0
+        for part in first:
+            with self.accelerator.no_sync(model):
+                loss, _ = self._part(model, part, step)
+                self.accelerator.backward(loss)
+            before += float(loss.detach())
+        loss, rows = self._part(model, last, step, counted=bool(share))
+        whole = float(loss.detach()) + before
+        (total,) = self._over_processes([whole / self.args.world_size if share else 0.0])
+        self._guard.check_finite("the loss", total, self.state.global_step + 1)
+        self._guard.check_divergence(total, self.state.global_step + 1)
+        # What went back already is in the value alone, which is logged.
+        loss = loss + before if share else loss * 0.0
+        return (loss, rows) if return_outputs else loss
+
+    def _part(
+        self, model: nn.Module, examples: Sequence[Example], step: Step, *, counted: bool = True
+    ) -> tuple[Tensor, RowLoss]:
+        """Loss of some rows of a step, as their part of the whole step's."""
+        rows: RowLoss = model(examples, step.ratio)
+        if counted:
+            for kind, (total, count) in rows.by_kind.items():
+                self._add(kind, total, count)
+            self._add("ratio_error", float(rows.ratio.detach()), rows.labelled)
         loss = step_loss(
             rows,
             labels=step.labels,
@@ -167,15 +191,7 @@ class PressTrainer(Trainer):
             weight=self.recipe.ratio_loss,
             processes=self.args.world_size,
         )
-        if share:
-            for kind, (total, count) in rows.by_kind.items():
-                self._add(kind, total, count)
-            self._add("ratio_error", float(rows.ratio.detach()), rows.labelled)
-        (total,) = self._over_processes([float(loss.detach()) / self.args.world_size if share else 0.0])
-        self._guard.check_finite("the loss", total, self.state.global_step + 1)
-        self._guard.check_divergence(total, self.state.global_step + 1)
-        loss = loss if share else loss * 0.0
-        return (loss, rows) if return_outputs else loss
+        return loss, rows
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
