@@ -41,6 +41,7 @@ SETTINGS = {
     "max_context_tokens": "96",
     "multi_document": "0.3",
     "long_documents": "0",
+    "related_documents": "0",
     "quote_tokens": "12",
     "quote_schedule": "0:2,0.5:1",
     "ratio_schedule": "0:1/1/0,0.5:1/1/1",

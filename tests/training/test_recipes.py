@@ -76,19 +76,20 @@ def test_every_setting_of_a_press_comes_from_the_recipe() -> None:
         assert given != getattr(plain, field.name), f"{field.name} is not changed by this test"
 
 
-def test_the_recipe_of_the_shipped_press_is_its_three_parts_in_one_run() -> None:
+def test_the_recipe_of_the_shipped_press_is_its_four_parts_in_one_run() -> None:
     recipe = make_recipe("semidynamic")
     assert recipe.press == "semidynamic-smollm2-135m"
     assert recipe.candidates == (2, 4, 8, 16, 32)
-    assert (recipe.steps, recipe.tokens_per_step, recipe.max_context_tokens) == (3800, 600, 512)
+    assert (recipe.steps, recipe.tokens_per_step, recipe.max_context_tokens) == (5700, 600, 512)
     assert (recipe.learning_rate, recipe.other_learning_rate) == (5e-4, 5e-4)
     assert recipe.residual_sharpness == 1.0
-    assert [(phase.start, phase.quotes) for phase in recipe.quote_schedule] == [(0, 2), (0.15, 1), (0.85, 0)]
+    assert [(phase.start, phase.quotes) for phase in recipe.quote_schedule] == [(0, 2), (0.1, 1), (0.85, 0)]
     assert recipe.ratio_schedule == (
         RatioPhase(start=0, weights=(3, 5, 2, 0, 0)),
         RatioPhase(start=0.05, weights=(8, 30, 30, 24, 8)),
     )
-    assert (recipe.log_every, recipe.save_every, recipe.eval_every) == (20, 100, 380)
+    assert (recipe.long_documents, recipe.long_document_tokens, recipe.related_documents) == (0.05, 4200, 0.7)
+    assert (recipe.log_every, recipe.save_every, recipe.eval_every) == (20, 100, 570)
     assert (recipe.dev_records, recipe.dev_rows, recipe.dev_ratios, recipe.f1_questions) == (100, 16, (4, 16), 32)
 
 
@@ -171,7 +172,6 @@ def test_adapters_can_be_left_out_and_compressors_have_settings_of_their_own() -
         ("beta2=1", "beta2=1 must be between 0 and 0.999999"),
         ("multi_document=1.5", "multi_document=1.5 must be between 0 and 1"),
         ("related_documents=-1", "related_documents=-1 must be between 0 and 1"),
-        ("long_documents=0 related_documents=0.5", "related_documents=0.5 is a share of the long documents, and there"),
         ("residual_sharpness=inf", "residual_sharpness=inf must be a number"),
         ("dtype=float16", "dtype='float16' is unknown; choose one of bfloat16, float32"),
         ("schedule=cosine", "choose one of linear, constant"),
@@ -199,7 +199,7 @@ def test_adapters_can_be_left_out_and_compressors_have_settings_of_their_own() -
 )
 def test_mistakes_are_named_with_what_is_valid(override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        make_recipe("semidynamic", override.split(" ") if "long_documents=0 " in override else [override])
+        make_recipe("semidynamic", [override])
 
 
 def test_an_unknown_recipe_is_named_with_the_known_ones() -> None:

@@ -89,8 +89,8 @@ class Recipe:
     """Most context tokens of such a row, beside the blank lines between its texts; each length is drawn log-uniformly
     from `max_context_tokens` on."""
     related_documents: float = 0.0
-    """Share of the long documents that are made of texts about like things, as the parts of a real document are; the
-    others are made of any."""
+    """Share of the long documents, if there are any, that are made of texts about like things, as the parts of a real
+    document are; the others are made of any."""
     questions: int = 5
     """Most questions of a row; of a document of many windows, as many for each."""
     continue_tokens: int = 0
@@ -205,11 +205,6 @@ class Recipe:
                 f"long_document_tokens={self.long_document_tokens} must be max_context_tokens="
                 f"{self.max_context_tokens} or more"
             )
-        if self.related_documents and not self.long_documents:
-            raise InputError(
-                f"related_documents={self.related_documents:g} is a share of the long documents, and there are none; "
-                "give long_documents, the share of rows that are, or leave it at 0"
-            )
         if not math.isfinite(self.residual_sharpness):
             raise InputError(f"residual_sharpness={self.residual_sharpness:g} must be a number, for example 1")
 
@@ -258,7 +253,7 @@ def semidynamic() -> Recipe:
     """The shipped press: the paper's method with an embedding residual, quotes as dense targets, a shallow encoder.
 
     Few steps of few tokens, as a CPU gives; low ratios first, until the latents are read. In one run what the press was
-    trained with in three parts (docs/experiments.md).
+    trained with in four parts (docs/experiments.md).
     """
     lora = LoraSettings(rank=16, alpha=32.0, rank_stabilised=False)
     return Recipe(
@@ -267,13 +262,15 @@ def semidynamic() -> Recipe:
         encoder_lora=lora,
         decoder_lora=lora,
         residual_sharpness=1.0,
-        steps=3800,
+        steps=5700,
         tokens_per_step=600,
         max_context_tokens=512,
-        long_documents=0.02,
+        long_documents=0.05,
+        long_document_tokens=4200,
+        related_documents=0.7,
         quote_schedule=(
             QuotePhase(start=0.0, quotes=2),
-            QuotePhase(start=0.15, quotes=1),
+            QuotePhase(start=0.1, quotes=1),
             QuotePhase(start=0.85, quotes=0),
         ),
         ratio_schedule=(
@@ -283,7 +280,7 @@ def semidynamic() -> Recipe:
         learning_rate=5e-4,
         other_learning_rate=5e-4,
         log_every=20,
-        eval_every=380,
+        eval_every=570,
         save_every=100,
         dev_records=100,
         dev_rows=16,
