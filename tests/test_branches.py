@@ -86,7 +86,7 @@ def test_chunks_hold_every_query_once_and_hide_what_the_mask_hides(fork: Branche
 def test_values_and_gradients_equal_those_under_the_mask(forks: list[Branches], queries: int, kept: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(branches, "_CHUNK_QUERIES", queries)
-        patch.setattr(branches, "_KEPT_SCORES", kept)
+        patch.setattr(branches, "_KEPT_BYTES", kept)
         found = attend(forks, "auto")
     for one, expected in zip(found, attend(forks, "sdpa", masks=True), strict=True):
         torch.testing.assert_close(one, expected, atol=1e-5, rtol=1e-5)
@@ -145,7 +145,7 @@ def test_weights_of_a_long_row_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> 
 
     linear = (HEADS + 2 * KEY_HEADS) * WIDTH
     assert kept(200) > 2 * 240 * linear
-    monkeypatch.setattr(branches, "_KEPT_SCORES", 10_000)
+    monkeypatch.setattr(branches, "_KEPT_BYTES", 100_000)
     assert kept(200) == 240 * linear
 
 

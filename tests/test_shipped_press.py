@@ -23,7 +23,7 @@ QUESTIONS = 40
 KNOWN = [
     ("Apollo set several major human", "What was the first spacecraft to orbit another celestial body?", "Apollo 8"),
     ("The next direct threat to Tem", "What does the title Gür Khan mean?", "universal ruler"),
-    ("The next direct threat to Tem", "What year was Jamukha surrendered to Temüjin?", "1206"),
+    ("Administrator Webb realized", "Who did Webb recruit for better project management?", "George E. Mueller"),
     ("Legislative power in Warsaw", "How many days does the Council have to override the mayor's veto?", "30 days"),
     (
         "Teaching in Canada requires",

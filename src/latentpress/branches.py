@@ -21,9 +21,9 @@ from torch import Tensor
 
 # A longer chunk computes more that is hidden, a shorter one pays more calls (docs/experiments.md).
 _CHUNK_QUERIES = 160
-# Weights of so many scores a head are kept for the way back, those of longer rows are computed again: memory of a row
-# grows with its length, not with the square of it.
-_KEPT_SCORES = 2**22
+# Weights of so many bytes a layer are kept for the way back, more are computed again: memory grows with the length of a
+# row, not with the square of it.
+_KEPT_BYTES = 80 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class BranchedAttention(torch.autograd.Function):
         scaled = query * scale
         kept = []
         scores = sum((chunk.end - chunk.start) * chunk.keys for chunks in rows for chunk in chunks)
-        keeps = any(ctx.needs_input_grad) and scores <= _KEPT_SCORES
+        keeps = any(ctx.needs_input_grad) and scores * len(query) * query.element_size() <= _KEPT_BYTES
         for part, chunks in _parts(lengths, rows):
             q, o = scaled[:, part], out[:, part]
             for chunk, k, v in _with_keys(chunks, key[:, part], value[:, part]):

@@ -110,6 +110,11 @@ class PressModel(nn.Module):
                 f"ratio policy {config.policy!r} chooses sizes that compressor {config.compressor!r} cannot make "
                 f"({', '.join(kind.__name__ for kind in self.compressor.sizes)}); choose another of either"
             )
+        if self.compressor.frozen and config.encoder_lora is not None:
+            raise PressError(
+                f"compressor {config.compressor!r} reads the base model as it is, so an adapter of the encoder would "
+                "never be trained; set encoder_lora to none"
+            )
         self.encoder: Backbone | None = None
         self.converter: Converter | None = None
         if self.compressor.reads != "embeddings":

@@ -263,7 +263,8 @@ def comprexit(tiny_base: Base, **changes: Any) -> PressModel:
         ({"segment_tokens": 4}, "ratio 8 leaves a segment of 4 tokens less than a slot; choose ratios up to 4"),
         ({"temperature": 0.0}, r"temperature is 0\.0, it must be above 0"),
         ({"epsilon": float("nan")}, "epsilon is nan"),
-        ({"uniform": 1.5}, r"uniform is 1\.5, it must be from 0 to 1"),
+        ({"uniform": 1.5}, r"uniform is 1\.5, it must be above 0 and at most 1"),
+        ({"uniform": 0.0}, r"uniform is 0\.0, it must be above 0 and at most 1"),
         ({"layer": 4}, r"layer 4 does not exist; choose 0 \(the embedding output\) to 3"),
         ({"layer": -5}, "layer -5 does not exist"),
         ({"transport": "boat"}, "transport is 'boat'; choose one of sinkhorn, window"),
@@ -276,6 +277,12 @@ def comprexit(tiny_base: Base, **changes: Any) -> PressModel:
 def test_settings_that_cannot_be_are_refused(tiny_base: Base, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(PressError, match=f"'tiny': compressor_settings.*{message}"):
         comprexit(tiny_base, **changes)
+
+
+def test_an_adapter_that_would_never_be_trained_is_refused(tiny_base: Base) -> None:
+    config = config_for(tiny_base, compressor="comprexit", residual="none", policy="fixed")
+    with pytest.raises(PressError, match=r"compressor 'comprexit' reads the base model as it is.*encoder_lora to none"):
+        make_model(config, tiny_base)
 
 
 def test_a_frozen_model_is_shared_and_nothing_of_it_is_kept_for_the_way_back(tiny_base: Base) -> None:
@@ -364,6 +371,7 @@ def test_shuffled_receivers_stay_in_their_segment(lengths: list[int], ratio: int
     before = 0
     for part in parts:
         assert sorted(part.tolist()) == list(range(before, before + len(part)))
+        assert len(part) == 1 or not bool((part == torch.arange(before, before + len(part))).any())
         before += len(part)
 
 

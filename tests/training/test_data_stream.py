@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 from collections import Counter
@@ -20,7 +21,14 @@ from latentpress.data.records import read_records
 from latentpress.data.rows import ExampleMaker, TokenizedRecord
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import DataError
-from latentpress.training.data_stream import Row, StepStream, TrainingData, read_data, unigram_counts
+from latentpress.training.data_stream import (
+    Row,
+    StepStream,
+    TrainingData,
+    _continued,
+    read_data,
+    unigram_counts,
+)
 from latentpress.training.overrides import make_recipe
 from latentpress.training.recipes import Recipe
 from training.helpers import WORDS, overrides, write_data
@@ -336,6 +344,10 @@ def test_texts_are_cut_into_passages_and_what_follows_them(tmp_path: Path, maker
         (branch,) = example.branches  # never several documents in a row
         assert branch.kind == "continuation"
         assert branch.labels == len(branch.ids) - 1
+    for length, limit, most in itertools.product(range(5, 300, 7), (20, 48, 100), (2, 16, 100)):
+        for piece in _continued(tuple(range(length)), limit, most):
+            assert len(piece.documents[0]) <= limit
+            assert len(piece.continuation) <= most
     asked = read(path, maker, continue_tokens=16, dev_records=0)  # with questions, nothing is cut away from them
     assert not any(piece.continuation for piece in asked.train)
 

@@ -138,6 +138,7 @@ def test_adapters_can_be_left_out_and_compressors_have_settings_of_their_own() -
     assert recipe.encoder_lora is None
     assert recipe.decoder_lora == LoraSettings(rank=3)
     assert recipe.compressor_settings == {"segment_tokens": 64, "layer": -1}
+    assert make_recipe("semidynamic", ["compressor_settings.layer=2", *plain]).compressor_settings == {"layer": 2}
     for name in ("segment", "segment_tokens.x"):
         with pytest.raises(
             InputError, match=r"compressor_settings has the settings compressor_settings\.segment_tokens"
@@ -211,7 +212,16 @@ def test_an_unknown_recipe_is_named_with_the_known_ones() -> None:
 
 def test_identity_holds_every_setting_but_those_that_change_no_weight() -> None:
     recipe = make_recipe("semidynamic")
-    free = {"log_every", "eval_every", "save_every", "dev_rows", "dev_ratios", "f1_questions", "f1_ratio"}
+    free = {
+        "log_every",
+        "eval_every",
+        "save_every",
+        "dev_rows",
+        "dev_ratios",
+        "f1_questions",
+        "f1_ratio",
+        "tokens_per_pass",
+    }
     assert set(recipe.identity()) == {field.name for field in dataclasses.fields(Recipe)} - free
     for name in free:
         value = (2, 8) if name == "dev_ratios" else 3

@@ -62,6 +62,9 @@ def test_a_frozen_base_is_trained_around(train: Train, tiny_base_folder: Path) -
     model, _, _ = load_model(out / "press", base=tiny_base_folder, device="cpu", dtype="float32")
     assert model.config.compressor_settings == {"segment_tokens": 16}
     assert model.config.encoder_lora is model.config.decoder_lora is None
+    start = {"from_press": str(out / "press")}
+    further = train("further", start, steps=2, **plain, **frozen, compressor_settings__segment_tokens=16)
+    assert (further / "press" / "modules.safetensors").is_file()
     losses = [line["loss"] for line in read_log(out) if "loss" in line]
     assert len(losses) == 4
     assert all(map(math.isfinite, losses))

@@ -59,7 +59,7 @@ class Extracted:
     """Latents of several sequences, end to end."""
 
     vectors: Tensor
-    """`[M1 + M2 + ..., D]` float32."""
+    """`[M1 + M2 + ..., D]` float32, or of the states' type where no converter follows."""
     counts: tuple[int, ...]
     """Number of latents of each sequence."""
     spans: Tensor
@@ -123,6 +123,8 @@ class Compressor(nn.Module, ABC):
     """Whether latent k covers window k of `window_index`, so that an embedding residual may stand beside it."""
     converts: ClassVar[bool] = False
     """Whether its latents lie in the decoder's input space already, so that no converter follows."""
+    frozen: ClassVar[bool] = False
+    """Whether it reads the base model as it is: no gradient goes back to the states, so the encoder has no adapter."""
     Settings: ClassVar[type] = NoSettings
     """Dataclass of its own settings, every one with a default; a value that cannot be raises a RatioError."""
     describe: ClassVar[str]

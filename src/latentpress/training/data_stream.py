@@ -164,7 +164,7 @@ def _usable(record: TokenizedRecord, recipe: Recipe) -> list[TokenizedRecord]:
 def _continued(text: tuple[int, ...], limit: int, most: int) -> list[TokenizedRecord]:
     """Passages of at most `limit` tokens, each with the tokens behind it as what is to be predicted."""
     made = []
-    for start, end in equal_windows(len(text), limit + most):
+    for start, end in equal_windows(len(text), limit + min(most, limit // 4)):
         behind = min(most, (end - start) // 5)
         if behind > 1:  # the first is given
             cut = end - behind

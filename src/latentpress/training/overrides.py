@@ -28,7 +28,8 @@ def make_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         raise InputError(f"recipe {name!r} is unknown; choose one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]()
     changes: dict[str, Any] = {}
-    for text in overrides:
+    # A compressor's own settings can be read once it is known which one it is.
+    for text in sorted(overrides, key=lambda text: text.partition("=")[0].strip() != "compressor"):
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"override {text!r} is not name=value, for example steps=1000")

@@ -74,9 +74,9 @@ class Recipe:
     """Steps of the whole training; schedules follow them."""
     tokens_per_step: int = 1000
     """Context tokens of a step: rows are added until it has so many."""
-    tokens_per_pass: int = 0
-    """Most context tokens of one forward and backward pass: a step of more goes through in several, whose gradients add
-    up to its own, for less memory. 0 takes each step in one."""
+    tokens_per_pass: int = field(default=0, metadata=_FREE)
+    """Most context tokens of one forward and backward pass: a step of more goes through in several, for less memory,
+    whose gradients add up to its own but for rounding and the draws of dropout. 0 takes each step in one."""
     max_context_tokens: int = 1300
     """Most context tokens of a row: longer plain texts are cut up, longer records with questions are left out."""
     exclude_sources: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ _UNIT = 2**20
 class RelatedTexts:
     """Ranks texts by how much they are about what one of them is about.
 
-    Weights are rounded to whole numbers and summed exactly, so that the order is the same on every machine.
+    Weights are rounded to whole numbers and summed exactly: the order depends on no machine's way of adding.
 
     Args:
         texts: token ids of each text, in any number of pieces.

@@ -186,7 +186,7 @@ def load_weights(press: PressModel, folder: Path, *, meant: AbstractSet[str] = f
         )
     for role, backbone in (("encoder", press.encoder), ("decoder", press.decoder)):
         if backbone is not None:
-            missing, unknown = load_lora_state(backbone.body, adapters[role])
+            missing, unknown = load_lora_state(backbone.body, adapters.get(role, {}))
             assert not missing, f"{role} adapter of equal settings lacks {missing}"
             assert not unknown, f"{role} adapter of equal settings has {unknown}"
     with torch.no_grad():

@@ -44,11 +44,13 @@ class ComprExITSettings:
         for name in ("segment_tokens", "query_width", "iterations"):
             if getattr(self, name) < 1:
                 raise RatioError(f"{name} is {getattr(self, name)}, it must be at least 1")
-        for name in ("temperature", "epsilon"):
+        for name, usual in (("temperature", 0.7), ("epsilon", 0.1)):
             if not 0 < getattr(self, name) < float("inf"):
-                raise RatioError(f"{name} is {getattr(self, name)}, it must be above 0")
-        if not 0 <= self.uniform <= 1:
-            raise RatioError(f"uniform is {self.uniform}, it must be from 0 to 1")
+                raise RatioError(
+                    f"{name} is {getattr(self, name)}, it must be above 0 and finite; the authors' is {usual}"
+                )
+        if not 0 < self.uniform <= 1:  # at 0, a token without a share would not be there
+            raise RatioError(f"uniform is {self.uniform}, it must be above 0 and at most 1; the authors' is 0.05")
         choices = {
             "transport": ("sinkhorn", "window"),
             "capacity": ("learned", "uniform"),
@@ -67,6 +69,7 @@ class ComprExIT(Compressor):
     reads: ClassVar[Literal["last", "all", "embeddings"]] = "all"
     sizes: ClassVar[tuple[type[Size], ...]] = (Ratio,)
     converts: ClassVar[bool] = True
+    frozen: ClassVar[bool] = True
     Settings: ClassVar[type] = ComprExITSettings
     describe: ClassVar[str] = "optimal transport of frozen states of all layers into the slots of each segment"
 

@@ -76,14 +76,18 @@ class Segments:
 
     @property
     def shuffled(self) -> Tensor:
-        """Index of each slot's receiver in an order of their own within each segment, `[M]` int64; always the same."""
-        first = torch.cat((self.slots.new_zeros(1), self.slots.cumsum(0)))
-        orders = {
-            count: torch.randperm(count, generator=torch.Generator().manual_seed(count))
-            for count in set(self.slots.tolist())
-        }
-        parts = [orders[count].to(first.device) + at for count, at in zip(self.slots.tolist(), first, strict=False)]
-        return torch.cat(parts)
+        """Index of each slot's receiver in an order of their own within each segment, `[M]` int64; always the same.
+
+        No receiver keeps its slot, but where there is only one: a shuffled order is moved along by one against another.
+        """
+        parts, before = [], 0
+        for count in self.slots.tolist():
+            order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
+            part = torch.empty_like(order)
+            part[order] = order.roll(1)
+            parts.append(part + before)
+            before += count
+        return torch.cat(parts).to(self.slots.device)
 
     @property
     def slot_of(self) -> Tensor:
