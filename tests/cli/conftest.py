@@ -13,6 +13,7 @@ from cli.helpers import TEXT, Result, make_runner, write_tiny_press
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """Runs `latentpress` in this process; what it sets in the environment is set back."""
     monkeypatch.delenv("LATENTPRESS_DEBUG", raising=False)
+    monkeypatch.setattr("latentpress.training.memory.keep_freed_memory", lambda: False)  # of the whole process
     return make_runner(monkeypatch, capsys)
 
 

@@ -51,5 +51,7 @@ def open_press(
     """Loads a press, showing on a terminal that this takes a moment."""
     with progress_console().status("loading the press"):
         from latentpress.press import load
+        from latentpress.training.memory import keep_freed_memory
 
+        keep_freed_memory()  # every pass frees and asks again for the same buffers
         return load(name or DEFAULT_PRESS, base=base, device=device, dtype=dtype)
