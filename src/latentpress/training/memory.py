@@ -1,4 +1,4 @@
-"""Keeps large buffers inside the process between training steps."""
+"""Keeps large buffers inside the process, between training steps and between the passes of the command line."""
 
 from __future__ import annotations
 

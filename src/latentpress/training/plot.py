@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_KINDS = ("answer", "summary", "quote", "continuation")
+from latentpress.data.rows import KINDS
+
 _DRAWN = ("answer", "quote", "continuation")
 
 
@@ -24,7 +25,7 @@ def plot_losses(history: Sequence[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(9, 8), layout="constrained")
     FigureCanvasAgg(figure)
     train, dev = figure.subplots(2, 1, sharex=True)
-    for kind in _KINDS:
+    for kind in KINDS:
         points = [(line["step"], line[kind]) for line in history if "loss" in line and kind in line]
         if points:
             train.plot(*zip(*points, strict=True), label=kind, linewidth=1)
