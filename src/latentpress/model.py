@@ -5,6 +5,7 @@ ids -> encode -> states, prediction -> latents(size) -> decoder input embeddings
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,7 +18,6 @@ from latentpress.attention import Layout
 from latentpress.backbone import Backbone, Base
 from latentpress.checkpoints.config import PressConfig, read_dataclass
 from latentpress.compressors import COMPRESSORS, Added, Compressor, Extracted, Shape, Size
-from latentpress.compressors.base import window_index
 from latentpress.errors import PressError, RatioError
 from latentpress.lora import lora_state
 from latentpress.ratios import POLICIES, RatioPolicy
@@ -129,9 +129,9 @@ class PressModel(nn.Module):
             )
         self.head = RatioHead(source.width) if self.policy.predicts else None
         self.residual: EmbeddingResidual | None = None
-        if config.residual != "none" and not self.compressor.windowed:
+        if config.residual != "none" and not self.compressor.tiles:
             raise PressError(
-                f"residual={config.residual!r} needs a compressor whose latents cover a window each, "
+                f"residual={config.residual!r} needs a compressor whose latents share the text out, "
                 f"{config.compressor!r} is none; set residual='none'"
             )
         if config.residual != "none":
@@ -141,6 +141,7 @@ class PressModel(nn.Module):
                     "set residual='none' for an encoder of another base"
                 )
             self.residual = EmbeddingResidual(config.residual, base.model.config.vocab_size, source.width)
+            self.compressor.start_at_zero()
         eos = source.tokenizer.eos_token_id
         if eos is None:
             raise PressError(
@@ -190,15 +191,18 @@ class PressModel(nn.Module):
             Vectors `[M1 + M2 + ..., D]` in the decoder's type.
         """
         extracted = self.compressor.extract(encoded.states, encoded.lengths, sizes, encoded.added)
-        if self.converter is None:
+        if self.converter is None and self.residual is None:
             return extracted
-        vectors = self.converter(extracted.vectors, self.decoder.dtype)
+        vectors = extracted.vectors
+        if self.converter is not None:
+            vectors = self.converter(vectors, self.decoder.dtype)
         if self.residual is not None:
-            index, counts, _ = window_index(encoded.lengths, sizes, encoded.ids.device)
+            assert extracted.index is not None
             states = encoded.states if encoded.states.ndim == 2 else encoded.states[-1]
-            embedded = self.residual(self.decoder.embed(encoded.ids), encoded.ids, states, index, sum(counts))
+            embeddings = self.decoder.embed(encoded.ids)
+            embedded = self.residual(embeddings, encoded.ids, states, extracted.index, len(vectors))
             vectors = vectors + embedded.to(vectors.dtype)
-        return Extracted(vectors=vectors, counts=extracted.counts, spans=extracted.spans)
+        return dataclasses.replace(extracted, vectors=vectors)
 
     def own_state(self) -> dict[str, Tensor]:
         """Weights outside base and adapters, by name."""

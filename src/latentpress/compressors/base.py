@@ -64,6 +64,22 @@ class Extracted:
     """Number of latents of each sequence."""
     spans: Tensor
     """`[M1 + M2 + ..., 2]` int64, half-open token span of each latent, counted from the start of its own sequence."""
+    index: Tensor | None = None
+    """Latent whose span each token lies in, `[T1 + T2 + ...]` int64, where spans share the text out (`tiles`)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Insight:
+    """What a compressor did with the tokens of some texts, for people to look at; None where a method has no such."""
+
+    layer_weights: Tensor | None = None
+    """Weight of each layer for each token, `[L, T1 + T2 + ...]` float32, the embedding output first; columns sum to 1."""
+    capacity: Tensor | None = None
+    """How much each token may send, `[T1 + T2 + ...]` float32, 1 if all tokens of its segment had the same."""
+    segments: tuple[tuple[int, int, int], ...] = ()
+    """Text, first token and end of each segment, counted from the start of its own text."""
+    plans: tuple[Tensor, ...] = ()
+    """How much of each token of a segment goes to each of its slots, `[tokens, slots]` float32; all of it sums to 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -119,8 +135,8 @@ class Compressor(nn.Module, ABC):
     after the final norm), or the decoder's input embeddings of the text; there is no encoder then, and no converter."""
     sizes: ClassVar[tuple[type[Size], ...]] = (Ratio, Length)
     """Kinds of size it can make."""
-    windowed: ClassVar[bool] = False
-    """Whether latent k covers window k of `window_index`, so that an embedding residual may stand beside it."""
+    tiles: ClassVar[bool] = False
+    """Whether every token lies in the span of one latent, so that an embedding residual may stand beside them."""
     converts: ClassVar[bool] = False
     """Whether its latents lie in the decoder's input space already, so that no converter follows."""
     frozen: ClassVar[bool] = False
@@ -136,6 +152,9 @@ class Compressor(nn.Module, ABC):
 
     def check(self, candidates: Sequence[int]) -> None:
         """Refuses ratios that it cannot make, with a RatioError that names the ratio and the limit."""
+
+    def start_at_zero(self) -> None:
+        """For one that `converts`: makes its first latents zero, so that training beside a residual starts from that."""
 
     def prepare(self, embeddings: Tensor, lengths: Sequence[int]) -> Prepared:
         """Adds what the encoder shall read behind each text and its EOS, by default nothing.
@@ -159,6 +178,10 @@ class Compressor(nn.Module, ABC):
             sizes: one a text.
             added: states of what `prepare` added behind the texts; None if that is nothing.
         """
+
+    def insight(self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size]) -> Insight:  # noqa: ARG002
+        """What `extract` does with the same arguments, for people to look at; by default nothing beyond its spans."""
+        return Insight()
 
 
 def window_index(

@@ -20,7 +20,7 @@ class MeanPooling(Compressor):
 
     name: ClassVar[str] = "mean-pooling"
     visibility: ClassVar[Visibility] = "bidirectional"
-    windowed: ClassVar[bool] = True
+    tiles: ClassVar[bool] = True
     describe: ClassVar[str] = "mean hidden state of each non-overlapping window, bidirectional encoder"
 
     def extract(
@@ -28,4 +28,4 @@ class MeanPooling(Compressor):
     ) -> Extracted:
         """See `Compressor.extract`; latent k of a text at ratio S is the mean of its states kS to (k+1)S - 1."""
         index, counts, spans = window_index(lengths, sizes, states.device)
-        return Extracted(vectors=window_means(states, index, sum(counts)), counts=counts, spans=spans)
+        return Extracted(vectors=window_means(states, index, sum(counts)), counts=counts, spans=spans, index=index)

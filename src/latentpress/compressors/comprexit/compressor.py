@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from latentpress.attention import Visibility
-from latentpress.compressors.base import Added, Compressor, Extracted, Ratio, Shape, Size
+from latentpress.compressors.base import Added, Compressor, Extracted, Insight, Ratio, Shape, Size
 from latentpress.compressors.comprexit.depth import DepthTransmission
 from latentpress.compressors.comprexit.width import Segments, WidthTransmission
 from latentpress.errors import RatioError
@@ -31,6 +32,10 @@ class ComprExITSettings:
     """Sinkhorn's iterations."""
     uniform: float = 0.05
     """Share of the senders' capacity that all tokens have alike."""
+    locality: float = 0.0
+    """Beyond the paper."""
+    normalise: bool = False
+    """Beyond the paper."""
     layer: int | None = None
     """An ablation: one layer alone, 0 the embedding output and -1 the last; None for all."""
     transport: str = "sinkhorn"
@@ -68,6 +73,7 @@ class ComprExIT(Compressor):
     visibility: ClassVar[Visibility] = "causal"
     reads: ClassVar[Literal["last", "all", "embeddings"]] = "all"
     sizes: ClassVar[tuple[type[Size], ...]] = (Ratio,)
+    tiles: ClassVar[bool] = True
     converts: ClassVar[bool] = True
     frozen: ClassVar[bool] = True
     Settings: ClassVar[type] = ComprExITSettings
@@ -86,6 +92,7 @@ class ComprExIT(Compressor):
             shape.layers if settings.layer is None else 1,
             query_width=settings.query_width,
             temperature=settings.temperature,
+            normalise=settings.normalise,
         )
         self.width = WidthTransmission(
             shape.width,
@@ -96,6 +103,7 @@ class ComprExIT(Compressor):
             uniform=1.0 if settings.capacity == "uniform" else settings.uniform,
             stretches=settings.transport == "window",
             shuffled=settings.receivers == "shuffled",
+            locality=settings.locality,
         )
 
     def check(self, candidates: Sequence[int]) -> None:
@@ -108,6 +116,10 @@ class ComprExIT(Compressor):
                     f"choose ratios up to {most}, or a longer segment_tokens"
                 )
 
+    def start_at_zero(self) -> None:
+        """See `Compressor.start_at_zero`; the bias of the last layer is zero from the start."""
+        nn.init.zeros_(self.width.down.weight)
+
     def extract(
         self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
     ) -> Extracted:
@@ -116,10 +128,32 @@ class ComprExIT(Compressor):
         The span of a slot is the stretch whose mean receives: most of what it carries comes from there, some from
         anywhere in the segment.
         """
-        if self.settings.layer is not None:
-            states = states[self.settings.layer][None]
-        ratios = [size.value for size in sizes]
-        segments = Segments.of(lengths, ratios, self.settings.segment_tokens, states.device)
-        anchors, _ = self.depth(states)
+        segments = self._segments(lengths, sizes, states.device)
+        anchors, _ = self.depth(self._chosen(states))
         slots, _ = self.width(anchors, segments)
-        return Extracted(vectors=slots, counts=segments.counts, spans=segments.spans)
+        return Extracted(vectors=slots, counts=segments.counts, spans=segments.spans, index=segments.slot_of)
+
+    @torch.no_grad()
+    def insight(self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size]) -> Insight:
+        """See `Compressor.insight`: weights of the layers, capacities and plans; a layer that is not read weighs 0."""
+        segments = self._segments(lengths, sizes, states.device)
+        anchors, read = self.depth(self._chosen(states))
+        _, sent = self.width(anchors, segments)
+        weights = read
+        if self.settings.layer is not None:
+            weights = torch.zeros(states.shape[:2], device=states.device)
+            weights[self.settings.layer] = 1.0
+        there = segments.tokens_there
+        laid = zip(sent.plan, segments.tokens.tolist(), segments.slots.tolist(), strict=True)
+        return Insight(
+            layer_weights=weights.float(),
+            capacity=(sent.capacity * segments.tokens[:, None])[there].float(),
+            segments=segments.places,
+            plans=tuple(plan[:tokens, :slots].float() for plan, tokens, slots in laid),
+        )
+
+    def _chosen(self, states: Tensor) -> Tensor:
+        return states if self.settings.layer is None else states[self.settings.layer][None]
+
+    def _segments(self, lengths: Sequence[int], sizes: Sequence[Size], device: torch.device) -> Segments:
+        return Segments.of(lengths, [size.value for size in sizes], self.settings.segment_tokens, device)

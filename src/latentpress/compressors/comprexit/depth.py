@@ -27,17 +27,21 @@ class _MixLayers(torch.autograd.Function):
     """`sum_l weights_l h^l` of frozen states, one weight a layer for all tokens: `[L, N, D]`, `[L]` -> `[N, D]`."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(states)
+    def forward(ctx: Any, states: Tensor, weights: Tensor, scales: Tensor | None) -> Tensor:
+        ctx.save_for_backward(states, scales)
         ctx.dtype = weights.dtype
+        if scales is not None:
+            return _weighted(states, weights.unsqueeze(1) * scales)
         layers, tokens, width = states.shape
         return (weights.to(states.dtype) @ states.view(layers, -1)).view(tokens, width)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        (states,) = ctx.saved_tensors
+        states, scales = ctx.saved_tensors
         inner = torch.linalg.vecdot(states, grads[0].to(states.dtype))  # [L, N]: sums of D and of N, not of N x D
-        return None, inner.sum(1, dtype=ctx.dtype)
+        if scales is not None:
+            inner = inner * scales
+        return None, inner.sum(1, dtype=ctx.dtype), None
 
 
 class _AttendLayers(torch.autograd.Function):
@@ -48,18 +52,23 @@ class _AttendLayers(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, queries: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        weights = torch.softmax(torch.linalg.vecdot(states, queries) + offsets, 0)
-        ctx.save_for_backward(states, weights)
+    def forward(
+        ctx: Any, states: Tensor, queries: Tensor, offsets: Tensor, scales: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        inner = torch.linalg.vecdot(states, queries)
+        weights = torch.softmax((inner if scales is None else inner * scales) + offsets, 0)
+        ctx.save_for_backward(states, weights, scales)
         ctx.mark_non_differentiable(weights)
-        return _weighted(states, weights), weights
+        return _weighted(states, weights if scales is None else weights * scales), weights
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        states, weights = ctx.saved_tensors
+        states, weights, scales = ctx.saved_tensors
         d_weights = torch.linalg.vecdot(states, grads[0].to(states.dtype)).to(weights.dtype)
+        if scales is not None:
+            d_weights = d_weights * scales
         d_scores = weights * (d_weights - (weights * d_weights).sum(0))
-        return None, _weighted(states, d_scores), d_scores
+        return None, _weighted(states, d_scores if scales is None else d_scores * scales), d_scores, None
 
 
 def _weighted(states: Tensor, weights: Tensor) -> Tensor:
@@ -82,13 +91,14 @@ class DepthTransmission(nn.Module):
         temperature: tau.
     """
 
-    def __init__(self, width: int, layers: int, *, query_width: int = 256, temperature: float = 0.7) -> None:
+    def __init__(self, width: int, layers: int, *, query_width: int = 256, temperature: float = 0.7, normalise: bool = False) -> None:
         super().__init__()
         self.mix = nn.Parameter(torch.zeros(layers))
         self.query = nn.Linear(width, query_width)
         self.key = nn.Linear(width, query_width)
         self.value = nn.Linear(width, width)
         self.layer = nn.Parameter(torch.randn(layers, query_width) * 0.02)
+        self.normalise = normalise
         self.scale = 1 / (math.sqrt(query_width) * temperature)
 
     def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,9 +112,12 @@ class DepthTransmission(nn.Module):
             without gradient).
         """
         dtype = states.dtype
-        context = _MixLayers.apply(states, torch.softmax(self.mix, 0))  # type: ignore[no-untyped-call]
+        scales = None
+        if self.normalise:
+            scales = torch.linalg.vecdot(states, states).float().div(states.shape[2]).add(1e-6).rsqrt()
+        context = _MixLayers.apply(states, torch.softmax(self.mix, 0), scales)  # type: ignore[no-untyped-call]
         query = F.linear(context, self.query.weight.to(dtype), self.query.bias.to(dtype)) * self.scale
         offsets = (self.layer + self.key.bias) @ query.to(self.layer.dtype).t()
         inner = query @ self.key.weight.to(dtype)
-        mixed, weights = _AttendLayers.apply(states, inner, offsets)  # type: ignore[no-untyped-call]
+        mixed, weights = _AttendLayers.apply(states, inner, offsets, scales)  # type: ignore[no-untyped-call]
         return F.linear(mixed, self.value.weight.to(dtype), self.value.bias.to(dtype)), weights

@@ -40,13 +40,15 @@ class Segments:
     """Slots of each text."""
     spans: Tensor
     """Stretch of its text that each slot's receiver averages, `[M, 2]` int64."""
+    places: tuple[tuple[int, int, int], ...]
+    """Text, first token and end of each segment, counted from the start of its text."""
 
     @staticmethod
     def of(lengths: Sequence[int], ratios: Sequence[int], segment: int, device: torch.device) -> Segments:
         """Lays texts of the given lengths into segments of so many tokens; the last of a text may be shorter."""
-        sizes, slots, counts = [], [], []
+        sizes, slots, counts, places = [], [], [], []
         spans: list[tuple[int, int]] = []
-        for length, ratio in zip(lengths, ratios, strict=True):
+        for text, (length, ratio) in enumerate(zip(lengths, ratios, strict=True)):
             counts.append(0)
             for start in range(0, length, segment):
                 size = min(segment, length - start)
@@ -54,6 +56,7 @@ class Segments:
                 quotient, rest = divmod(size, count)
                 edges = [start + k * quotient + min(k, rest) for k in range(count + 1)]
                 spans += itertools.pairwise(edges)
+                places.append((text, start, start + size))
                 sizes.append(size)
                 slots.append(count)
                 counts[-1] += count
@@ -62,6 +65,7 @@ class Segments:
             torch.tensor(slots, device=device),
             tuple(counts),
             torch.tensor(spans, device=device),
+            tuple(places),
         )
 
     @property
@@ -133,6 +137,7 @@ class WidthTransmission(nn.Module):
         gradient: Gradient = "iterations",
         stretches: bool = False,
         shuffled: bool = False,
+        locality: float = 0.0,
     ) -> None:
         super().__init__()
         self.utility_norm = nn.LayerNorm(width)
@@ -149,7 +154,7 @@ class WidthTransmission(nn.Module):
             nn.init.xavier_uniform_(layer.weight, gain=0.4)
             nn.init.zeros_(layer.bias)
         self.epsilon, self.iterations, self.uniform = epsilon, iterations, uniform
-        self.stretches, self.shuffled = stretches, shuffled
+        self.stretches, self.shuffled, self.locality = stretches, shuffled, locality
         self.gradient: Gradient = gradient
 
     def forward(self, anchors: Tensor, segments: Segments) -> tuple[Tensor, Transmission]:
@@ -176,6 +181,11 @@ class WidthTransmission(nn.Module):
         share = torch.softmax(score.masked_fill(~there, -torch.inf), 1)
         senders = (1 - self.uniform) * share + self.uniform * there / segments.tokens[:, None]
         capacity = open_slots.to(exact) / segments.slots[:, None]
+        if self.locality:
+            first = segments.slots.cumsum(0) - segments.slots
+            own = _laid(segments.slot_of[:, None], there) - first[:, None, None]  # [G, W, 1]
+            away = (own - torch.arange(open_slots.shape[1], device=own.device)).abs()
+            cost = cost + self.locality * (away.to(exact) / 2).clamp(max=1)
         if self.stretches:
             first = segments.slots.cumsum(0) - segments.slots
             own = _laid(segments.slot_of[:, None], there) - first[:, None, None]  # [G, W, 1]
