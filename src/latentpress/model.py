@@ -177,7 +177,10 @@ class PressModel(nn.Module):
         sizes = torch.tensor([[n, 1, more] for n, more in zip(lengths, prepared.added, strict=True)], device=device)
         part = torch.tensor([0, 1, 2], device=device).repeat(len(lengths)).repeat_interleave(sizes.flatten())
         text, end, added = (states[..., part == i, :] for i in range(3))
-        predicted = None if self.head is None else self.head(end if end.ndim == 2 else end[-1])
+        predicted = None
+        if self.head is not None:
+            gist = self.compressor.gist(text, lengths)
+            predicted = self.head(gist if gist is not None else end if end.ndim == 2 else end[-1])
         return Encoded(plain, lengths, text, Added(states=added, counts=prepared.added), predicted)
 
     def latents(self, encoded: Encoded, sizes: Sequence[Size]) -> Extracted:

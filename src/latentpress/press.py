@@ -53,8 +53,9 @@ class Press:
         self.base = base
         self.fingerprint = fingerprint
         self._encoder_tokenizer = (encoder_base or base).tokenizer
-        self._reader = Reader(model.decoder, base, self.config.prompt, model.policy)
-        self._plain_reader = Reader(Backbone(base.model), base, self.config.prompt, model.policy)
+        about = (base, self.config.prompt, model.policy, model.compressor.count)
+        self._reader = Reader(model.decoder, *about)
+        self._plain_reader = Reader(Backbone(base.model), *about)
 
     # ---- text -> latents ----
 

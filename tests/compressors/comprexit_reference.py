@@ -18,6 +18,8 @@ from latentpress.compressors.comprexit.width import WidthTransmission
 
 def anchors(depth: DepthTransmission, states: Tensor, *, temperature: float = 0.7) -> Tensor:
     """`[L, T, D]` -> `[T, D]`."""
+    if depth.normalise:
+        states = states / (states.square().mean(-1, keepdim=True) + 1e-6).sqrt()
     mixed = (torch.softmax(depth.mix, 0)[:, None, None] * states).sum(0)
     query = depth.query(mixed)
     keys = depth.key(states) + depth.layer[:, None]
@@ -48,7 +50,12 @@ def slots(width: WidthTransmission, anchor: Tensor, ratio: int, segment: int) ->
         score = width.capacity(width.capacity_norm(a))[:, 0]
         senders = (1 - width.uniform) * torch.softmax(score, 0) + width.uniform / tokens
         b = torch.full((count,), 1 / count, dtype=a.dtype)
-        plan = sinkhorn(1 - sent @ taken.t(), senders, b, width.epsilon, width.iterations)
+        cost = 1 - sent @ taken.t()
+        own = [k for k, size in enumerate(sizes) for _ in range(size)]
+        for t in range(tokens if width.locality else 0):
+            for k in range(count):
+                cost[t, k] += width.locality * min(1.0, abs(own[t] - k) / 2)
+        plan = sinkhorn(cost, senders, b, width.epsilon, width.iterations)
         carried = plan.t() @ width.value(width.value_norm(a)) / b[:, None]
         found.append(width.down(F.gelu(width.up(carried))))
     return torch.cat(found)

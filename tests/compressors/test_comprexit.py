@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from tiny import LAYERS as LAYERS_OF_TINY
 from tiny import config_for, make_model
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentpress.compressors import ComprExIT, Ratio
+from latentpress.compressors.comprexit import depth
 from latentpress.compressors.comprexit import sinkhorn as transport
 from latentpress.compressors.comprexit.depth import DepthTransmission
 from latentpress.compressors.comprexit.sinkhorn import transport_plan
@@ -44,6 +46,11 @@ def stirred(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return module
 
 
+@pytest.fixture(autouse=True)
+def same_weights() -> None:
+    torch.manual_seed(0)
+
+
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
@@ -54,11 +61,13 @@ def agree(found: Tensor, expected: Tensor, at: str, within: float = 1e-5) -> Non
     assert error <= within * float(expected.detach().abs().max()), f"{at}: {error}"
 
 
-def test_anchors_and_their_gradients_are_those_of_the_formula() -> None:
-    ours = stirred(DepthTransmission(WIDTH, LAYERS, query_width=16))
+@pytest.mark.parametrize("normalise", [False, True])
+def test_anchors_and_their_gradients_are_those_of_the_formula(normalise: bool) -> None:
+    tokens = depth._TOKENS_AT_ONCE + 40  # more than a block
+    ours = stirred(DepthTransmission(WIDTH, LAYERS, query_width=16, normalise=normalise))
     plain = copy.deepcopy(ours).double()
-    states = normal(LAYERS, 40, WIDTH)
-    weights = normal(40, WIDTH, seed=1)
+    states = normal(LAYERS, tokens, WIDTH) * torch.tensor([1.0, 2.0, 0.5, 3.0, 1.0])[:, None, None]
+    weights = normal(tokens, WIDTH, seed=1)
     found, by_layer = ours(states)
     expected = anchors(plain, states.double())
     agree(found, expected, "anchors")
@@ -71,12 +80,48 @@ def test_anchors_and_their_gradients_are_those_of_the_formula() -> None:
             assert float(one.grad.abs().max()) < 1e-4
             continue
         agree(one.grad, other.grad, name)
-    torch.testing.assert_close(by_layer.sum(0), torch.ones(40))
+    torch.testing.assert_close(by_layer.sum(0), torch.ones(tokens))
 
 
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that an operation returns memory of its own for."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)}
+        for one in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(one, Tensor) and one.untyped_storage().data_ptr() not in given:
+                self.numel = max(self.numel, one.numel())
+        return result
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_nothing_as_large_as_the_states_is_made_on_either_way(normalise: bool) -> None:
+    module = DepthTransmission(WIDTH, LAYERS, query_width=16, normalise=normalise)
+    states = normal(LAYERS, 4 * depth._TOKENS_AT_ONCE, WIDTH).bfloat16()
+    with Largest() as seen:
+        anchor, _ = module(states)
+        anchor.float().square().sum().backward()
+    assert module.query.weight.grad is not None
+    assert seen.numel <= states.numel() / 4
+
+
+def test_in_bfloat16_anchors_are_no_further_from_the_formula_than_the_formula_in_bfloat16() -> None:
+    module = stirred(DepthTransmission(WIDTH, LAYERS, query_width=16))
+    states = normal(LAYERS, 300, WIDTH).bfloat16()
+    with torch.no_grad():
+        exact = anchors(copy.deepcopy(module).double(), states.double())
+        plain = anchors(copy.deepcopy(module).bfloat16(), states).double()
+        ours = module(states)[0].double()
+    assert float((ours - exact).norm()) <= 1.1 * float((plain - exact).norm())
+
+
+@pytest.mark.parametrize("locality", [0.0, 0.5])
 @pytest.mark.parametrize("ratio", [2, 3, 4, 8, 16, 32])
-def test_slots_and_their_gradients_are_those_of_the_formula(ratio: int) -> None:
-    ours = stirred(WidthTransmission(WIDTH, OUT, query_width=16))
+def test_slots_and_their_gradients_are_those_of_the_formula(ratio: int, locality: float) -> None:
+    ours = stirred(WidthTransmission(WIDTH, OUT, query_width=16, locality=locality))
     plain = copy.deepcopy(ours).double()
     anchor = normal(sum(LENGTHS), WIDTH).requires_grad_()
     exact = anchor.detach().double().requires_grad_()
@@ -180,6 +225,22 @@ def test_rows_and_columns_without_capacity_carry_nothing(spread: float) -> None:
         assert not bool(absent.any())
 
 
+def test_a_known_bound_of_the_costs_changes_no_plan() -> None:
+    cost, senders, receivers = problem(30, 8, 0)
+    known = transport_plan(cost, senders, receivers, most=2.0)
+    torch.testing.assert_close(known, transport_plan(cost, senders, receivers), atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("spread", [2.0, 9.0])
+def test_capacities_next_to_nothing_give_finite_gradients(spread: float) -> None:
+    cost, senders, receivers = (one.float() for one in problem(6, 3, 0, spread=spread))
+    senders[0, 2], senders[0, 4] = 1e-36, 1e-42
+    given_to = [one.requires_grad_() for one in (cost, senders / senders.sum(), receivers)]
+    found = transport_plan(*given_to)
+    for gradient in torch.autograd.grad(found.square().sum(), given_to):
+        assert bool(gradient.isfinite().all())
+
+
 def test_what_is_kept_for_the_way_back_does_not_grow_with_the_iterations() -> None:
     def kept(iterations: int) -> int:
         sizes: list[int] = []
@@ -272,6 +333,8 @@ def comprexit(tiny_base: Base, **changes: Any) -> PressModel:
         ({"receivers": "last"}, "choose one of means, shuffled"),
         ({"segments": 4}, "unknown key 'segments'; known are segment_tokens,"),
         ({"iterations": 2.5}, r"iterations is 2\.5, expected int"),
+        ({"locality": -0.5}, r"locality is -0\.5, it must be between 0 and 4"),
+        ({"gradient": "none"}, "gradient is 'none'; choose one of iterations, implicit"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(tiny_base: Base, changes: dict[str, Any], message: str) -> None:
@@ -337,6 +400,92 @@ def test_ablations_are_other_presses_of_the_same_latents_in_number(tiny_base: Ba
     found = {n: p.grad for n, p in other.compressor.named_parameters()}
     assert all(grad is None or bool(grad.isfinite().all()) for grad in found.values())
     assert found["width.value.weight"] is not None
+
+
+def test_what_a_setting_leaves_unused_is_not_trained(tiny_base: Base) -> None:
+    other = comprexit(tiny_base, transport="window")
+    other.latents(other.encode([list(range(5, 26))]), [Ratio(2)]).vectors.square().sum().backward()
+    assert all(p.grad is not None for p in other.compressor.parameters() if p.requires_grad)
+
+
+def test_spans_are_those_of_the_receivers_in_whatever_order(tiny_base: Base) -> None:
+    texts = [list(range(5, 26)), [7, 8, 9]]
+    for changes in ({}, {"receivers": "shuffled"}):
+        model = comprexit(tiny_base, **changes)
+        made = model.latents(model.encode(texts), [Ratio(2), Ratio(4)])
+        assert made.index is not None
+        starts = torch.tensor([0] * made.counts[0] + [len(texts[0])] * made.counts[1])
+        tokens = torch.arange(sum(map(len, texts)))
+        first, end = (made.spans + starts[:, None])[made.index].unbind(1)
+        assert bool(((first <= tokens) & (tokens < end)).all())
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 8, 21, 24])
+def test_the_number_of_slots_is_known_beforehand(tiny_base: Base, tokens: int) -> None:
+    model = comprexit(tiny_base)
+    for ratio in model.policy.candidates:
+        made = model.latents(model.encode([list(range(5, 5 + tokens))]), [Ratio(ratio)])
+        assert made.counts == (model.compressor.count(tokens, Ratio(ratio)),)
+
+
+@pytest.mark.parametrize("changes", [{}, {"layer": 2}], ids=str)
+def test_insight_is_what_the_slots_were_made_by(tiny_base: Base, changes: dict[str, Any]) -> None:
+    model = comprexit(tiny_base, **changes)
+    texts = [list(range(5, 26)), [7, 8, 9]]
+    encoded, sizes = model.encode(texts), [Ratio(2), Ratio(4)]
+    found = model.compressor.insight(encoded.states, encoded.lengths, sizes)
+    assert found.segments == ((0, 0, 8), (0, 8, 16), (0, 16, 21), (1, 0, 3))
+    assert [tuple(plan.shape) for plan in found.plans] == [(8, 4), (8, 4), (5, 3), (3, 1)]
+    assert found.layer_weights is not None
+    assert found.capacity is not None
+    torch.testing.assert_close(found.layer_weights.sum(0), torch.ones(24))
+    for plan, capacity in zip(found.plans, found.capacity.split((8, 8, 5, 3)), strict=True):
+        torch.testing.assert_close(capacity.mean(), torch.ones(()))
+        torch.testing.assert_close(plan.sum(), torch.ones(()))
+        assert float((plan.sum(1) * len(plan) - capacity).abs().max()) < 0.05  # thirty iterations
+    if changes:
+        assert bool((found.layer_weights[2] == 1).all())
+
+
+def test_beside_a_residual_slots_start_as_what_it_gives(tiny_base: Base) -> None:
+    config = config_for(
+        tiny_base,
+        compressor="comprexit",
+        compressor_settings={"segment_tokens": 8, "query_width": 16},
+        residual="mean",
+        policy="fixed",
+        encoder_layers=None,
+        encoder_lora=None,
+    )
+    model = make_model(config, tiny_base)
+    with torch.no_grad():
+        for weight in model.compressor.width.down.parameters():  # type: ignore[union-attr]
+            weight.zero_()
+        text = list(range(5, 17))
+        made = model.latents(model.encode([text]), [Ratio(4)])
+        embedded = model.decoder.embed(torch.tensor(text)).view(3, 4, -1).mean(1)
+    assert model.residual is not None
+    torch.testing.assert_close(made.vectors, model.residual.log_gain.exp() * embedded, atol=1e-5, rtol=1e-5)
+
+
+def test_a_selector_reads_the_mean_anchor(tiny_base: Base) -> None:
+    config = config_for(
+        tiny_base,
+        compressor="comprexit",
+        compressor_settings={"segment_tokens": 8, "query_width": 16},
+        residual="none",
+        policy="selector",
+        encoder_layers=None,
+        encoder_lora=None,
+    )
+    model = make_model(config, tiny_base)
+    encoded = model.encode([list(range(5, 26)), [7, 8, 9]])
+    assert isinstance(model.compressor, ComprExIT)
+    assert model.head is not None
+    anchor, _ = model.compressor.depth(encoded.states)
+    expected = model.head(torch.stack([part.mean(0) for part in anchor.split((21, 3))]))
+    assert encoded.log2_ratios is not None
+    torch.testing.assert_close(encoded.log2_ratios, expected)
 
 
 def test_one_layer_alone_is_that_layer_projected(tiny_base: Base) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tiny import config_for
 
 from latentpress.backbone import Backbone, Base
+from latentpress.compressors import MeanPooling
 from latentpress.data.records import QA, Record
 from latentpress.data.rows import QUOTE_CUE, Example, ExampleMaker, TokenizedRecord, density_label
 from latentpress.decoder.prompt import PromptSettings, Slot
@@ -53,14 +54,14 @@ def make(maker: ExampleMaker, *records: Record, seed: int = 0, **limits: int) ->
     "question", ["who signed?", "what does {x} or {question} mean?", "is <|im_end|> inert?", " 答案是什么？"]
 )
 def test_requests_in_training_are_those_of_answering(tiny_base: Base, maker: ExampleMaker, question: str) -> None:
-    reader = Reader(Backbone(tiny_base.model), tiny_base, PromptSettings(), FixedRatio((2, 4)))
+    reader = Reader(Backbone(tiny_base.model), tiny_base, PromptSettings(), FixedRatio((2, 4)), MeanPooling().count)
     asked = maker.tokenize(record(qas=(QA(id="q", question=question, answers=("x",)),)))
     assert list(asked.answers[0][0]) == reader.request(question)
 
 
 @pytest.mark.parametrize("documents", [1, 2, 3])
 def test_the_shared_part_in_training_is_that_of_answering(tiny_base: Base, maker: ExampleMaker, documents: int) -> None:
-    reader = Reader(Backbone(tiny_base.model), tiny_base, PromptSettings(), FixedRatio((2, 4)))
+    reader = Reader(Backbone(tiny_base.model), tiny_base, PromptSettings(), FixedRatio((2, 4)), MeanPooling().count)
     shared = make(maker, *[record()] * documents).prefix
     assert list(shared) == reader.opening(documents)
     assert [piece.document for piece in shared if isinstance(piece, Slot)] == list(range(documents))

@@ -144,6 +144,10 @@ def _read(hint: Any, value: Any, where: str) -> Any:
             if value is None and type(None) in options
             else _read(next(o for o in options if o is not type(None)), value, where)
         )
+    if origin is typing.Literal:
+        if value not in options:
+            raise PressError(f"{where} is {value!r}; choose one of {', '.join(map(str, options))}")
+        return value
     if dataclasses.is_dataclass(hint):
         return read_dataclass(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple and isinstance(value, list | tuple):

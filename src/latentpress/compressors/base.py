@@ -73,7 +73,7 @@ class Insight:
     """What a compressor did with the tokens of some texts, for people to look at; None where a method has no such."""
 
     layer_weights: Tensor | None = None
-    """Weight of each layer for each token, `[L, T1 + T2 + ...]` float32, the embedding output first; columns sum to 1."""
+    """Weight of each layer for each token, `[L, T1 + ...]` float32, the embedding output first; columns sum to 1."""
     capacity: Tensor | None = None
     """How much each token may send, `[T1 + T2 + ...]` float32, 1 if all tokens of its segment had the same."""
     segments: tuple[tuple[int, int, int], ...] = ()
@@ -153,8 +153,21 @@ class Compressor(nn.Module, ABC):
     def check(self, candidates: Sequence[int]) -> None:
         """Refuses ratios that it cannot make, with a RatioError that names the ratio and the limit."""
 
+    def count(self, tokens: int, size: Size) -> int:
+        """Latents that `extract` makes of a text of so many tokens."""
+        return size.latents(tokens)
+
+    def gist(self, states: Tensor, lengths: Sequence[int]) -> Tensor | None:
+        """What the selector's head reads of each text, `[B, D]`; None, as by default, for the state of its EOS.
+
+        Args:
+            states: as `extract` takes them.
+            lengths: tokens of each text.
+        """
+        return None
+
     def start_at_zero(self) -> None:
-        """For one that `converts`: makes its first latents zero, so that training beside a residual starts from that."""
+        """For one that `converts`: makes its first latents zero, so that a residual starts alone."""
 
     def prepare(self, embeddings: Tensor, lengths: Sequence[int]) -> Prepared:
         """Adds what the encoder shall read behind each text and its EOS, by default nothing.
@@ -179,7 +192,7 @@ class Compressor(nn.Module, ABC):
             added: states of what `prepare` added behind the texts; None if that is nothing.
         """
 
-    def insight(self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size]) -> Insight:  # noqa: ARG002
+    def insight(self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size]) -> Insight:
         """What `extract` does with the same arguments, for people to look at; by default nothing beyond its spans."""
         return Insight()
 

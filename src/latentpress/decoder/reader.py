@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
 from latentpress.arguments import checked_text
 from latentpress.attention import KeyValueCache
 from latentpress.backbone import Backbone, Base
+from latentpress.compressors import Size
 from latentpress.decoder.generate import Sampling, embed_pieces, generate, prefill
 from latentpress.decoder.prompt import Piece, PromptSettings, Slot, ask_messages, render, split_at_last_slot
 from latentpress.errors import ContextTooLongError, InputError
@@ -27,15 +28,23 @@ class Reader:
         base: the base model it runs on.
         prompt: the texts around latents.
         policy: whose candidates are the remedy for a prompt that is too long.
+        count: latents of a window of so many tokens at a size.
     """
 
-    def __init__(self, backbone: Backbone, base: Base, prompt: PromptSettings, policy: RatioPolicy) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        base: Base,
+        prompt: PromptSettings,
+        policy: RatioPolicy,
+        count: Callable[[int, Size], int],
+    ) -> None:
         self.backbone = backbone
         self.tokenizer = base.tokenizer
         self._limit = base.max_positions
         self._stops = stop_tokens(base)
         self._prompt = prompt
-        self._policy = policy
+        self._policy, self._count = policy, count
 
     def opening(self, documents: int) -> list[Piece]:
         """What all questions about so many documents share: the prompt up to the last document's slot."""
@@ -71,7 +80,9 @@ class Reader:
             return
         beside = used - sum(len(one) for one in latents) + new
         windows = [window.tokens for one in latents for window in one.windows]
-        sizes = {c: sum(self._policy.fixed(c).latents(tokens) for tokens in windows) for c in self._policy.candidates}
+        sizes = {
+            c: sum(self._count(tokens, self._policy.fixed(c)) for tokens in windows) for c in self._policy.candidates
+        }
         fitting = [c for c in self._policy.candidates if beside + sizes[c] <= self._limit]
         if not latents and used <= self._limit:
             remedy = f"lower max_new_tokens to {self._limit - used} at most"

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from latentpress.attention import Visibility
-from latentpress.compressors.base import Added, Compressor, Extracted, Insight, Ratio, Shape, Size
+from latentpress.compressors.base import Added, Compressor, Extracted, Insight, Ratio, Shape, Size, window_means
 from latentpress.compressors.comprexit.depth import DepthTransmission
+from latentpress.compressors.comprexit.sinkhorn import Gradient
 from latentpress.compressors.comprexit.width import Segments, WidthTransmission
 from latentpress.errors import RatioError
 
@@ -33,16 +34,19 @@ class ComprExITSettings:
     uniform: float = 0.05
     """Share of the senders' capacity that all tokens have alike."""
     locality: float = 0.0
-    """Beyond the paper."""
+    """Beyond the paper: cost added between a token and slots of other stretches (half of it for those next to its own),
+    so that slots start from their own part of the segment."""
     normalise: bool = False
-    """Beyond the paper."""
+    """Beyond the paper: states of all layers are scaled to the same norm before they are weighed."""
+    gradient: Gradient = "iterations"
+    """Gradient of the transport: of these `iterations`, or `implicit`, of the plan they converge to."""
     layer: int | None = None
     """An ablation: one layer alone, 0 the embedding output and -1 the last; None for all."""
-    transport: str = "sinkhorn"
+    transport: Literal["sinkhorn", "window"] = "sinkhorn"
     """`sinkhorn`, or an ablation: `window`, attention of each slot over its own stretch of the segment."""
-    capacity: str = "learned"
+    capacity: Literal["learned", "uniform"] = "learned"
     """`learned`, or an ablation: `uniform`, every token the same."""
-    receivers: str = "means"
+    receivers: Literal["means", "shuffled"] = "means"
     """`means`, or an ablation: `shuffled`, the means of a segment in an order that is not the text's."""
 
     def __post_init__(self) -> None:
@@ -56,14 +60,8 @@ class ComprExITSettings:
                 )
         if not 0 < self.uniform <= 1:  # at 0, a token without a share would not be there
             raise RatioError(f"uniform is {self.uniform}, it must be above 0 and at most 1; the authors' is 0.05")
-        choices = {
-            "transport": ("sinkhorn", "window"),
-            "capacity": ("learned", "uniform"),
-            "receivers": ("means", "shuffled"),
-        }
-        for name, valid in choices.items():
-            if getattr(self, name) not in valid:
-                raise RatioError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(valid)}")
+        if not 0 <= self.locality <= 4:  # beyond it the transport would leave the range of float32 scalings
+            raise RatioError(f"locality is {self.locality}, it must be between 0 and 4; the paper has none, 0")
 
 
 class ComprExIT(Compressor):
@@ -104,6 +102,7 @@ class ComprExIT(Compressor):
             stretches=settings.transport == "window",
             shuffled=settings.receivers == "shuffled",
             locality=settings.locality,
+            gradient=settings.gradient,
         )
 
     def check(self, candidates: Sequence[int]) -> None:
@@ -116,6 +115,18 @@ class ComprExIT(Compressor):
                     f"choose ratios up to {most}, or a longer segment_tokens"
                 )
 
+    def count(self, tokens: int, size: Size) -> int:
+        """See `Compressor.count`: each segment has whole slots."""
+        whole, rest = divmod(tokens, self.settings.segment_tokens)
+        return whole * size.latents(self.settings.segment_tokens) + size.latents(rest)
+
+    def gist(self, states: Tensor, lengths: Sequence[int]) -> Tensor:
+        """See `Compressor.gist`: the mean anchor, as no EOS that is frozen tells of the text before it."""
+        anchors, _ = self.depth(self._chosen(states))
+        counts = torch.tensor(lengths, device=anchors.device)
+        text = torch.arange(len(lengths), device=anchors.device).repeat_interleave(counts)
+        return window_means(anchors, text, len(lengths))
+
     def start_at_zero(self) -> None:
         """See `Compressor.start_at_zero`; the bias of the last layer is zero from the start."""
         nn.init.zeros_(self.width.down.weight)
@@ -125,13 +136,16 @@ class ComprExIT(Compressor):
     ) -> Extracted:
         """See `Compressor.extract`; segments are laid over the true tokens of each text, the last may be shorter.
 
-        The span of a slot is the stretch whose mean receives: most of what it carries comes from there, some from
-        anywhere in the segment.
+        The span of a slot is the stretch whose mean receives; what it carries may come from anywhere in the segment.
         """
         segments = self._segments(lengths, sizes, states.device)
         anchors, _ = self.depth(self._chosen(states))
         slots, _ = self.width(anchors, segments)
-        return Extracted(vectors=slots, counts=segments.counts, spans=segments.spans, index=segments.slot_of)
+        spans, index = segments.spans, segments.slot_of
+        if self.settings.receivers == "shuffled":
+            order = segments.shuffled
+            spans, index = spans[order], order.argsort()[index]
+        return Extracted(vectors=slots, counts=segments.counts, spans=spans, index=index)
 
     @torch.no_grad()
     def insight(self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size]) -> Insight:

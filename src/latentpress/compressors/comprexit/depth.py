@@ -8,6 +8,9 @@ are mixed first and projected once, and `<q, W_k h> = <W_k^T q, h>`. What is lef
 states forward and three backward, each a weighted sum over layers or inner products with one vector a token. The states
 are frozen, so nothing of their size is made, kept or returned.
 
+The norm of a state grows with the layer (SmolLM2-135M: from 3 to 700), so at the start few layers speak, by chance.
+`normalise` scales them alike; measured in docs/experiments.md.
+
 Shape letters: L layers (the embedding output is the first), N tokens of a packed row, D width, d query width.
 """
 
@@ -20,11 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_TOKENS_AT_ONCE = 256
+_TOKENS_AT_ONCE = 256  # what is made of the states on the way is of so many tokens, and stays in the cache
 
 
 class _MixLayers(torch.autograd.Function):
-    """`sum_l weights_l h^l` of frozen states, one weight a layer for all tokens: `[L, N, D]`, `[L]` -> `[N, D]`."""
+    """`sum_l weights_l s_tl h_t^l` of frozen states, one weight a layer for all tokens.
+
+    `states [L, N, D]`, `weights [L]`, `scales [L, N]` or None for 1 -> `[N, D]`.
+    """
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weights: Tensor, scales: Tensor | None) -> Tensor:
@@ -33,42 +39,61 @@ class _MixLayers(torch.autograd.Function):
         if scales is not None:
             return _weighted(states, weights.unsqueeze(1) * scales)
         layers, tokens, width = states.shape
-        return (weights.to(states.dtype) @ states.view(layers, -1)).view(tokens, width)
+        return (weights.to(states.dtype)[None] @ states.view(layers, -1)).view(tokens, width)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         states, scales = ctx.saved_tensors
-        inner = torch.linalg.vecdot(states, grads[0].to(states.dtype))  # [L, N]: sums of D and of N, not of N x D
-        if scales is not None:
-            inner = inner * scales
-        return None, inner.sum(1, dtype=ctx.dtype), None
+        grad = grads[0].to(states.dtype)
+        if scales is None:  # of one column: as a vector it takes three times as long
+            inner = states.view(len(states), -1) @ grad.reshape(-1, 1)
+        else:
+            inner = (_inner(states, grad) * scales).sum(1)
+        return None, inner.flatten().to(ctx.dtype), None
 
 
 class _AttendLayers(torch.autograd.Function):
-    """`sum_l softmax_l(<u_t, h_t^l> + r_tl) h_t^l` of frozen states.
+    """`sum_l softmax_l(<u_t, s_tl h_t^l> + r_tl) s_tl h_t^l` of frozen states.
 
-    `states [L, N, D]`, `queries [N, D]`, `offsets [L, N]` float32 -> `[N, D]`, and the weights `[L, N]`, which are all
-    that is kept for the way back.
+    `states [L, N, D]`, `queries [N, D]`, `offsets [L, N]` float32, `scales [L, N]` or None for 1 -> `[N, D]`, and the
+    weights `[L, N]`, which are all that is kept for the way back.
     """
 
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, queries: Tensor, offsets: Tensor, scales: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        inner = torch.linalg.vecdot(states, queries)
-        weights = torch.softmax((inner if scales is None else inner * scales) + offsets, 0)
+        weights = torch.softmax(_scaled(_inner(states, queries), scales) + offsets, 0)
         ctx.save_for_backward(states, weights, scales)
         ctx.mark_non_differentiable(weights)
-        return _weighted(states, weights if scales is None else weights * scales), weights
+        return _weighted(states, _scaled(weights, scales)), weights
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         states, weights, scales = ctx.saved_tensors
-        d_weights = torch.linalg.vecdot(states, grads[0].to(states.dtype)).to(weights.dtype)
-        if scales is not None:
-            d_weights = d_weights * scales
+        d_weights = _scaled(_inner(states, grads[0].to(states.dtype)), scales)
         d_scores = weights * (d_weights - (weights * d_weights).sum(0))
-        return None, _weighted(states, d_scores if scales is None else d_scores * scales), d_scores, None
+        return None, _weighted(states, _scaled(d_scores, scales)), d_scores, None
+
+
+def _scaled(values: Tensor, scales: Tensor | None) -> Tensor:
+    return values if scales is None else values * scales
+
+
+def _inner(states: Tensor, vectors: Tensor) -> Tensor:
+    """`<h_t^l, x_t>`: `[L, N, D]`, `[N, D]` -> `[L, N]`, float32 or finer.
+
+    A block at a time: the products of all tokens would be as large as the states.
+    """
+    layers, tokens, width = states.shape
+    out = states.new_empty(layers, tokens, dtype=torch.promote_types(states.dtype, torch.float32))
+    products = states.new_empty(layers, min(tokens, _TOKENS_AT_ONCE), width)
+    for start in range(0, tokens, _TOKENS_AT_ONCE):
+        at = slice(start, start + _TOKENS_AT_ONCE)
+        block = products[:, : len(vectors[at])]
+        torch.mul(states[:, at], vectors[at], out=block)
+        out[:, at] = block.sum(2)
+    return out
 
 
 def _weighted(states: Tensor, weights: Tensor) -> Tensor:
@@ -89,9 +114,12 @@ class DepthTransmission(nn.Module):
         layers: L, the embedding output included.
         query_width: d of queries and keys.
         temperature: tau.
+        normalise: beyond the paper: each state is divided by its root mean square, before it is weighed and drawn from.
     """
 
-    def __init__(self, width: int, layers: int, *, query_width: int = 256, temperature: float = 0.7, normalise: bool = False) -> None:
+    def __init__(
+        self, width: int, layers: int, *, query_width: int = 256, temperature: float = 0.7, normalise: bool = False
+    ) -> None:
         super().__init__()
         self.mix = nn.Parameter(torch.zeros(layers))
         self.query = nn.Linear(width, query_width)
@@ -114,10 +142,17 @@ class DepthTransmission(nn.Module):
         dtype = states.dtype
         scales = None
         if self.normalise:
-            scales = torch.linalg.vecdot(states, states).float().div(states.shape[2]).add(1e-6).rsqrt()
+            scales = _inverse_rms(states)
         context = _MixLayers.apply(states, torch.softmax(self.mix, 0), scales)  # type: ignore[no-untyped-call]
         query = F.linear(context, self.query.weight.to(dtype), self.query.bias.to(dtype)) * self.scale
         offsets = (self.layer + self.key.bias) @ query.to(self.layer.dtype).t()
         inner = query @ self.key.weight.to(dtype)
         mixed, weights = _AttendLayers.apply(states, inner, offsets, scales)  # type: ignore[no-untyped-call]
         return F.linear(mixed, self.value.weight.to(dtype), self.value.bias.to(dtype)), weights
+
+
+def _inverse_rms(states: Tensor) -> Tensor:
+    """`[L, N, D]` -> one over the root mean square of each state, `[L, N]` float32 or finer."""
+    exact = torch.promote_types(states.dtype, torch.float32)
+    squares = [layer.square().mean(1, dtype=exact) for layer in states]
+    return (torch.stack(squares) + 1e-6).rsqrt()

@@ -42,6 +42,10 @@ class Segments:
     """Stretch of its text that each slot's receiver averages, `[M, 2]` int64."""
     places: tuple[tuple[int, int, int], ...]
     """Text, first token and end of each segment, counted from the start of its text."""
+    most_tokens: int
+    """Tokens of the longest segment, W."""
+    most_slots: int
+    """Slots of the segment that has most, K."""
 
     @staticmethod
     def of(lengths: Sequence[int], ratios: Sequence[int], segment: int, device: torch.device) -> Segments:
@@ -66,17 +70,19 @@ class Segments:
             tuple(counts),
             torch.tensor(spans, device=device),
             tuple(places),
+            max(sizes),
+            max(slots),
         )
 
     @property
     def tokens_there(self) -> Tensor:
         """Which places of each segment hold a token, `[G, W]` bool; in order, they are the tokens of the row."""
-        return torch.arange(int(self.tokens.max()), device=self.tokens.device) < self.tokens[:, None]
+        return torch.arange(self.most_tokens, device=self.tokens.device) < self.tokens[:, None]
 
     @property
     def slots_there(self) -> Tensor:
         """Which places hold a slot, `[G, K]` bool; in order, they are all slots."""
-        return torch.arange(int(self.slots.max()), device=self.slots.device) < self.slots[:, None]
+        return torch.arange(self.most_slots, device=self.slots.device) < self.slots[:, None]
 
     @property
     def shuffled(self) -> Tensor:
@@ -98,6 +104,16 @@ class Segments:
         """Slot whose receiver averages each token, `[N]` int64: near-equal stretches, the first ones longer."""
         sizes = self.spans[:, 1] - self.spans[:, 0]
         return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+
+    def away(self, there: Tensor) -> Tensor:
+        """How many slots lie between each slot of a segment and that of each token, `[G, W, K]` int64, 0 for its own.
+
+        Args:
+            there: `tokens_there`.
+        """
+        first = self.slots.cumsum(0) - self.slots
+        own = _laid(self.slot_of[:, None], there) - first[:, None, None]  # [G, W, 1]
+        return (own - torch.arange(self.most_slots, device=own.device)).abs()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,6 +139,8 @@ class WidthTransmission(nn.Module):
         gradient: see `transport_plan`.
         stretches: no transport: each slot attends to the tokens of its own stretch alone, by utility / epsilon.
         shuffled: the receivers of a segment in another, fixed order.
+        locality: beyond the paper: cost added to a pair of a token and the slot of another stretch, half of it to the
+            slots next to the token's own.
     """
 
     def __init__(
@@ -156,6 +174,9 @@ class WidthTransmission(nn.Module):
         self.epsilon, self.iterations, self.uniform = epsilon, iterations, uniform
         self.stretches, self.shuffled, self.locality = stretches, shuffled, locality
         self.gradient: Gradient = gradient
+        if stretches:  # every slot is filled from its own stretch, whatever its tokens would send
+            self.capacity.requires_grad_(False)
+            self.capacity_norm.requires_grad_(False)
 
     def forward(self, anchors: Tensor, segments: Segments) -> tuple[Tensor, Transmission]:
         """Slots of all segments, end to end.
@@ -182,14 +203,9 @@ class WidthTransmission(nn.Module):
         senders = (1 - self.uniform) * share + self.uniform * there / segments.tokens[:, None]
         capacity = open_slots.to(exact) / segments.slots[:, None]
         if self.locality:
-            first = segments.slots.cumsum(0) - segments.slots
-            own = _laid(segments.slot_of[:, None], there) - first[:, None, None]  # [G, W, 1]
-            away = (own - torch.arange(open_slots.shape[1], device=own.device)).abs()
-            cost = cost + self.locality * (away.to(exact) / 2).clamp(max=1)
+            cost = cost + self.locality * (segments.away(there).to(exact) / 2).clamp(max=1)
         if self.stretches:
-            first = segments.slots.cumsum(0) - segments.slots
-            own = _laid(segments.slot_of[:, None], there) - first[:, None, None]  # [G, W, 1]
-            inside = (own == torch.arange(open_slots.shape[1], device=own.device)) & there.unsqueeze(2)
+            inside = (segments.away(there) == 0) & there.unsqueeze(2)
             scores = (cost / -self.epsilon).masked_fill(~inside, torch.finfo(exact).min)
             plan = torch.softmax(scores, 1) * inside * capacity.unsqueeze(1)
         else:
@@ -200,6 +216,7 @@ class WidthTransmission(nn.Module):
                 epsilon=self.epsilon,
                 iterations=self.iterations,
                 gradient=self.gradient,
+                most=2 + self.locality,
             )
         received = plan * segments.slots[:, None, None]
         carried = torch.bmm(received.transpose(1, 2).to(dtype), _laid(plain, there))[open_slots]
@@ -220,7 +237,7 @@ def _affine(plain: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Tensor:
 
 def _laid(values: Tensor, there: Tensor) -> Tensor:
     """Rows `[N, D]` laid into the places that there are, zero elsewhere: `[G, W, D]`."""
-    if bool(there.all()):
+    if len(values) == there.numel():
         return values.view(*there.shape, -1)
     empty = values.new_zeros(*there.shape, values.shape[-1])
     return empty.masked_scatter(there.unsqueeze(2), values)
