@@ -37,7 +37,7 @@ def one_question_each(examples: Sequence[Example]) -> list[Example]:
 def padding_free_loss(model: PressModel, examples: Sequence[Example], size: Size) -> Tensor:
     """Summed token loss of rows of one question each, logits at every position."""
     latents, _ = document_latents(model, examples, size)
-    embeddings, layout, at, labels = pack(model, examples, latents)
+    embeddings, layout, at, labels = pack(model.decoder, examples, latents)
     states = model.decoder(embeddings, layout)
     every = torch.full((len(states),), IGNORED).index_copy(0, at, labels)
     return _loss(model, states, every)

@@ -79,9 +79,18 @@ class Backbone(nn.Module):
         model: the causal LM whose Parameters are shared.
         layers: use only the first so many layers, all if None.
         lora: adapter of every linear layer, none if None.
+        prompt_vectors: learned input embeddings before the first document of a prompt (prompt tuning), none if 0. They
+            start as those of random vocabulary entries.
     """
 
-    def __init__(self, model: PreTrainedModel, *, layers: int | None = None, lora: LoraSettings | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        layers: int | None = None,
+        lora: LoraSettings | None = None,
+        prompt_vectors: int = 0,
+    ) -> None:
         super().__init__()
         body = _share(model.get_decoder())
         total = len(body.layers)
@@ -109,6 +118,11 @@ class Backbone(nn.Module):
         self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
         self.width: int = model.config.hidden_size
         self.depth = len(body.layers)
+        self.prompt: nn.Parameter | None = None
+        if prompt_vectors:
+            table = body.get_input_embeddings().weight
+            entries = torch.randint(len(table), (prompt_vectors,)).to(table.device)
+            self.prompt = nn.Parameter(table[entries].detach().float())
 
     @property
     def dtype(self) -> torch.dtype:

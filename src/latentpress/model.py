@@ -102,7 +102,7 @@ class PressModel(nn.Module):
             )
         source = encoder_base or base
         self.config = config
-        self.decoder = Backbone(base.model, lora=config.decoder_lora)
+        self.decoder = Backbone(base.model, lora=config.decoder_lora, prompt_vectors=config.prompt_vectors)
         self.policy: RatioPolicy = make_policy(config)
         self.compressor = _make_compressor(config, self.policy, source, base)
         if not set(self.policy.sizes) <= set(self.compressor.sizes):
@@ -214,6 +214,8 @@ class PressModel(nn.Module):
             module = getattr(self, part)
             if module is not None:
                 kept |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
+        if self.decoder.prompt is not None:
+            kept["decoder.prompt"] = self.decoder.prompt.detach()
         return kept
 
     def adapter_states(self) -> dict[str, dict[str, Tensor]]:

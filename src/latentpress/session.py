@@ -8,7 +8,7 @@ from typing import Literal, overload
 from latentpress.attention import KeyValueCache
 from latentpress.decoder.generate import Sampling, prefill
 from latentpress.decoder.prompt import Piece
-from latentpress.decoder.reader import Reader, count_positions
+from latentpress.decoder.reader import Reader
 from latentpress.latents import EmbeddingLatents
 
 
@@ -27,7 +27,7 @@ class Session:
     """
 
     def __init__(self, reader: Reader, opening: Sequence[Piece], latents: Sequence[EmbeddingLatents]) -> None:
-        reader.check_room(count_positions(opening, latents), 0, latents)
+        reader.check_room(reader.positions(opening, latents), 0, latents)
         self._reader, self._latents = reader, latents
         self._prefix = KeyValueCache(1)
         prefill(reader.backbone, [reader.embed(opening, latents)], self._prefix)

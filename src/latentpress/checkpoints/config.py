@@ -45,6 +45,8 @@ class PressConfig:
     """Adapter of the encoder; None leaves it as the base model is."""
     decoder_lora: LoraSettings | None = field(default_factory=LoraSettings)
     """Adapter of the decoder; None leaves it as the base model is."""
+    prompt_vectors: int = 0
+    """Learned input embeddings before the first document of a prompt (prompt tuning)."""
     compressor: str = "mean-pooling"
     """Name of the compressor."""
     compressor_settings: dict[str, Any] = field(default_factory=dict)
@@ -77,6 +79,7 @@ class PressConfig:
         limits: dict[str, tuple[float, float]] = {
             "window_tokens": (self.window_tokens, 1),
             "converter_width": (self.converter_width, 1),
+            "prompt_vectors": (self.prompt_vectors, 0),
             "encoder_layers": (1 if self.encoder_layers is None else self.encoder_layers, 1),
         }
         adapters = {"encoder_lora": self.encoder_lora, "decoder_lora": self.decoder_lora}

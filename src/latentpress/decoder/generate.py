@@ -40,10 +40,17 @@ class Sampling:
 
 
 def embed_pieces(backbone: Backbone, pieces: Sequence[Piece], latents: Sequence[Tensor]) -> Tensor:
-    """Input embeddings `[T, D]` of a prompt: tokens looked up, each slot replaced by a document's latents `[M, D]`."""
+    """Input embeddings `[T, D]` of a prompt: tokens looked up, each slot replaced by a document's latents `[M, D]`.
+
+    The backbone's learned vectors, if it has any, stand before the first slot.
+    """
     rows = []
+    prompt = backbone.prompt
     for piece in pieces:
         if isinstance(piece, Slot):
+            if prompt is not None:
+                rows.append(prompt.to(backbone.dtype))
+                prompt = None
             rows.append(latents[piece.document].to(backbone.device, backbone.dtype))
         else:
             rows.append(backbone.embed(torch.tensor(piece, device=backbone.device)))

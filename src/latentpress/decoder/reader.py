@@ -65,6 +65,12 @@ class Reader:
         """Input embeddings of a prompt, `[T, D]`."""
         return embed_pieces(self.backbone, pieces, [one.vectors for one in latents])
 
+    def positions(self, pieces: Sequence[Piece], latents: Sequence[EmbeddingLatents]) -> int:
+        """Positions that a prompt takes once its slots have grown to their documents' latents."""
+        used = sum(len(latents[piece.document]) if isinstance(piece, Slot) else len(piece) for piece in pieces)
+        slots = any(isinstance(piece, Slot) for piece in pieces)
+        return used + (len(self.backbone.prompt) if slots and self.backbone.prompt is not None else 0)
+
     def check_room(self, used: int, new: int, latents: Sequence[EmbeddingLatents]) -> None:
         """Makes sure that a prompt and its answer fit the decoder.
 
@@ -113,7 +119,7 @@ class Reader:
         Raises:
             ContextTooLongError: see `check_room`; at once also when streaming.
         """
-        self.check_room(count_positions(prompt, latents), sampling.max_new_tokens, latents)
+        self.check_room(self.positions(prompt, latents), sampling.max_new_tokens, latents)
         embedded, cache = self.embed(prompt, latents), KeyValueCache(1)
         if stream:
             return self.stream(embedded, cache, sampling)
@@ -131,7 +137,7 @@ class Reader:
         Raises:
             ContextTooLongError: any of them is too long; before the first is read.
         """
-        sizes = [count_positions(prompt, own) for prompt, own in zip(prompts, latents, strict=True)]
+        sizes = [self.positions(prompt, own) for prompt, own in zip(prompts, latents, strict=True)]
         for used, own in zip(sizes, latents, strict=True):
             self.check_room(used, sampling.max_new_tokens, own)
         answers = [""] * len(prompts)
@@ -175,11 +181,6 @@ class Reader:
     def _text(self, tokens: list[int]) -> str:
         # No clean-up of spaces: it would take back characters that a stream has shown.
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def count_positions(pieces: Sequence[Piece], latents: Sequence[EmbeddingLatents]) -> int:
-    """Positions that a prompt takes once its slots have grown to their documents' latents."""
-    return sum(len(latents[piece.document]) if isinstance(piece, Slot) else len(piece) for piece in pieces)
 
 
 def stop_tokens(base: Base) -> frozenset[int]:

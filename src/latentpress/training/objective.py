@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentpress.attention import Layout
+from latentpress.backbone import Backbone
 from latentpress.branches import Branches
 from latentpress.compressors.base import Size
 from latentpress.data.rows import KINDS, Example
@@ -26,7 +27,7 @@ class RowLoss:
     """Losses of some rows, summed."""
 
     lm: Tensor
-    """Sum of the token losses, nats."""
+    """Sum of the token losses, nats: cross-entropy and, by its share, the divergence from a teacher."""
     tokens: int
     """Predicted tokens."""
     ratio: Tensor
@@ -34,7 +35,7 @@ class RowLoss:
     labelled: int
     """Windows with a density label."""
     by_kind: dict[str, tuple[float, int]]
-    """Sum and number of the token losses of each kind of branch."""
+    """Sum and number of the token losses of each kind of branch; cross-entropy also where `lm` is distillation."""
 
 
 def document_latents(
@@ -51,19 +52,19 @@ def document_latents(
 
 
 def pack(
-    model: PressModel, examples: Sequence[Example], latents: Sequence[Sequence[Tensor]]
+    decoder: Backbone, examples: Sequence[Example], latents: Sequence[Sequence[Tensor]]
 ) -> tuple[Tensor, Layout, Tensor, Tensor]:
-    """Lays the rows of a batch side by side.
+    """Lays the rows of a batch side by side, for a decoder to read.
 
     Returns:
         Embeddings `[N, D]`, their layout, indices of the states that predict a label, and the labels.
     """
-    device = model.decoder.device
+    device = decoder.device
     embeddings, lengths, positions, forks, before = [], [], [], [], 0
     at: list[int] = []
     labels: list[int] = []
     for example, documents in zip(examples, latents, strict=True):
-        shared = embed_pieces(model.decoder, example.prefix, documents)
+        shared = embed_pieces(decoder, example.prefix, documents)
         prefix = len(shared)
         ids = [i for branch in example.branches for i in branch.ids]
         fork = Branches(prefix, tuple(len(branch.ids) for branch in example.branches))
@@ -73,7 +74,7 @@ def pack(
             at += range(start + branch.first_label - 1, end - 1)
             labels += branch.ids[branch.first_label :]
             start = end
-        embeddings += [shared, model.decoder.embed(torch.tensor(ids, device=device))]
+        embeddings += [shared, decoder.embed(torch.tensor(ids, device=device))]
         lengths.append(fork.tokens)
         positions.append(fork.positions())
         forks.append(fork)
@@ -82,8 +83,38 @@ def pack(
     return torch.cat(embeddings), layout, torch.tensor(at, device=device), torch.tensor(labels, device=device)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Teacher:
+    """What a press learns from beside the targets: a reader of the full text.
+
+    Its distribution at each predicted token is that of `backbone` with the text's own embeddings where the latents are.
+    """
+
+    backbone: Backbone
+    """The reader, frozen."""
+    share: float
+    """Share of the loss, from 0 to 1."""
+
+    @torch.no_grad()
+    def log_probabilities(self, examples: Sequence[Example]) -> Tensor:
+        """`[labels, V]` float32, in the order of the rows' labels."""
+        texts = []
+        for example in examples:
+            windows = iter(example.windows)
+            documents = [[i for _ in range(count) for i in next(windows)] for count in example.documents]
+            ids = [torch.tensor(document, device=self.backbone.device) for document in documents]
+            texts.append([self.backbone.embed(one) for one in ids])
+        embeddings, layout, at, _ = pack(self.backbone, examples, texts)
+        return torch.log_softmax(self.backbone.logits(self.backbone(embeddings, layout)[at]), -1)
+
+
 def row_loss(
-    model: PressModel, examples: Sequence[Example], size: Size, *, latents: Sequence[Sequence[Tensor]] | None = None
+    model: PressModel,
+    examples: Sequence[Example],
+    size: Size,
+    *,
+    latents: Sequence[Sequence[Tensor]] | None = None,
+    teacher: Teacher | None = None,
 ) -> RowLoss:
     """Loss of a batch of rows at one size.
 
@@ -92,13 +123,14 @@ def row_loss(
         examples: rows; each has at least one branch.
         size: ratio or length of every window.
         latents: read these instead of encoding (to measure what the wrong latents give); no ratio loss then.
+        teacher: reads the full text; its share of the loss is the divergence from it.
     """
     predicted = None
     if latents is None:
         latents, predicted = document_latents(model, examples, size)
-    embeddings, layout, at, labels = pack(model, examples, latents)
-    states = model.decoder(embeddings, layout)[at]
-    losses = F.cross_entropy(model.decoder.logits(states), labels, reduction="none")
+    embeddings, layout, at, labels = pack(model.decoder, examples, latents)
+    logits = model.decoder.logits(model.decoder(embeddings, layout)[at])
+    losses = F.cross_entropy(logits, labels, reduction="none")
     kinds = torch.tensor(
         [KINDS.index(branch.kind) for example in examples for branch in example.branches for _ in range(branch.labels)]
     )
@@ -109,7 +141,12 @@ def row_loss(
         if bool((kinds == i).any())
     }
     ratio, labelled = ratio_loss(examples, predicted, losses.device)
-    return RowLoss(losses.sum(), len(labels), ratio, labelled, by_kind)
+    total = losses.sum()
+    if teacher is not None and teacher.share:
+        told = teacher.log_probabilities(examples)
+        divergence = F.kl_div(torch.log_softmax(logits, -1), told, reduction="sum", log_target=True)
+        total = (1 - teacher.share) * total + teacher.share * divergence
+    return RowLoss(total, len(labels), ratio, labelled, by_kind)
 
 
 def ratio_loss(examples: Sequence[Example], predicted: Tensor | None, device: torch.device) -> tuple[Tensor, int]:

@@ -35,7 +35,7 @@ from latentpress.training.checkpoint import (
 from latentpress.training.data_stream import Step, StepStream
 from latentpress.training.evaluate import DevSet, dev_metrics
 from latentpress.training.guard import LossGuard
-from latentpress.training.objective import RowLoss, passes, row_loss, step_loss
+from latentpress.training.objective import RowLoss, Teacher, passes, row_loss, step_loss
 from latentpress.training.optimizer import adamw
 from latentpress.training.recipes import Recipe
 
@@ -43,13 +43,14 @@ from latentpress.training.recipes import Recipe
 class Rows(nn.Module):
     """The press as a module whose forward pass is the loss of rows, which is what data parallelism wraps."""
 
-    def __init__(self, press: PressModel) -> None:
+    def __init__(self, press: PressModel, teacher: Teacher | None = None) -> None:
         super().__init__()
         self.press = press
+        self._teacher = teacher  # no module of this one: nothing of it is trained, saved or sent to other processes
 
     def forward(self, examples: Sequence[Example], ratio: int) -> RowLoss:
         """Losses of rows at a ratio, summed."""
-        return row_loss(self.press, examples, Ratio(ratio))
+        return row_loss(self.press, examples, Ratio(ratio), teacher=self._teacher)
 
 
 def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
@@ -89,6 +90,7 @@ class PressTrainer(Trainer):
         args: see `training_arguments`.
         provenance: what the press's config says of its training.
         callbacks: watch the training.
+        teacher: what the press learns from beside the targets, None for nothing.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class PressTrainer(Trainer):
         args: TrainingArguments,
         provenance: dict[str, Any],
         callbacks: Sequence[TrainerCallback] = (),
+        teacher: Teacher | None = None,
     ) -> None:
         self.press, self.recipe, self.stream, self.dev, self.out = press, recipe, stream, dev, out
         self.decoder_tokenizer, self.provenance = tokenizer, provenance
@@ -116,7 +119,7 @@ class PressTrainer(Trainer):
         if dev is None:
             args.eval_strategy = IntervalStrategy.NO
         super().__init__(
-            model=Rows(press),
+            model=Rows(press, teacher),
             args=args,
             train_dataset=stream,
             eval_dataset=[] if dev else None,

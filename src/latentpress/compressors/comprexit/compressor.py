@@ -142,9 +142,10 @@ class ComprExIT(Compressor):
         anchors, _ = self.depth(self._chosen(states))
         slots, _ = self.width(anchors, segments)
         spans, index = segments.spans, segments.slot_of
-        if self.settings.receivers == "shuffled":
-            order = segments.shuffled
-            spans, index = spans[order], order.argsort()[index]
+        if self.settings.receivers == "shuffled":  # a slot may receive for any part of its segment
+            index = segments.shuffled.argsort()[index]
+            spans = torch.tensor([place[1:] for place in segments.places], device=states.device)
+            spans = spans.repeat_interleave(segments.slots, 0)
         return Extracted(vectors=slots, counts=segments.counts, spans=spans, index=index)
 
     @torch.no_grad()
