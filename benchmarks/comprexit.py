@@ -147,45 +147,59 @@ def _memory(shown: str, width: int, layers: int, texts: int, tokens: int, name: 
     )
 
 
-@torch.no_grad()
 def _shares(press: Press, settings: Settings, texts: int, tokens: int, shown: str) -> list[Report]:
-    """The head's forward pass beside that of the frozen base, in the press's type."""
-    settings.note("forward passes of the head and of the frozen base")
+    """Both heads beside the forward pass of the frozen base, in the press's type."""
+    settings.note("the head, forward and with its backward pass, beside the frozen base")
     backbone = Backbone(press.base.model)
     ids = torch.randint(3, press.base.model.config.vocab_size, (texts * tokens,))
     layout = Layout.of([tokens] * texts, "causal")
     head, states = make(press.base.width, backbone.depth + 1, texts, tokens, backbone.dtype)
-    sides = {
-        "frozen base, all layers kept": lambda: _discard(backbone.all_layers(backbone.embed(ids), layout)),
-        "head, ours": lambda: _discard(ours(head, states, texts)),
-        "head, plain": lambda: _discard(plain(head, states, texts)),
-    }
-    times: Timings = interleave(sides, rounds=2 if settings.quick else 5, seconds=40, note=settings.note)
-    forward = forward_work(backbone, [tokens] * texts, causal=True).seconds(settings.machine, backbone.dtype)
     machine, dtype = settings.machine, backbone.dtype
-    mine, theirs = (head_work(states, head, side, backward=False).seconds(machine, dtype) for side in HEADS)
-    frozen, own, formula = sides
-    floors = {frozen: forward, own: mine, formula: theirs}
-    shown_sides = tuple(Side(name=side, measured=times.spread(side), floor=floors[side]) for side in sides)
+    frozen = "frozen base, all layers kept"
+    work: dict[str, tuple[Callable[[], None], float]] = {
+        frozen: (
+            lambda: _forward(lambda: backbone.all_layers(backbone.embed(ids), layout)),
+            forward_work(backbone, [tokens] * texts, causal=True).seconds(machine, dtype),
+        )
+    }
+    for side, run in HEADS.items():
+        work[f"{side}, forward"] = (
+            lambda run=run: _forward(lambda: run(head, states, texts)),  # type: ignore[misc]
+            head_work(states, head, side, backward=False).seconds(machine, dtype),
+        )
+        work[f"{side}, forward + backward"] = (
+            lambda run=run: step(run, head, states, texts),  # type: ignore[misc]
+            head_work(states, head, side).seconds(machine, dtype),
+        )
+    times: Timings = interleave(
+        {name: call for name, (call, _) in work.items()},
+        rounds=2 if settings.quick else 5,
+        seconds=60,
+        note=settings.note,
+    )
+
+    def share(side: str, target: Target | None = None, says: str = "") -> Result:
+        return Result(
+            name=f"{side} of the head over the frozen base's forward pass ({shown})",
+            measured=times.ratio(side, frozen),
+            floor=work[side][1] / work[frozen][1],
+            target=target,
+            says=says,
+            sides=tuple(Side(name=one, measured=times.spread(one), floor=work[one][1]) for one in (side, frozen)),
+        )
+
     return [
-        Result(
-            name=f"head's forward pass over the frozen base's ({shown})",
-            measured=times.ratio(own, frozen),
-            floor=mine / forward,
-            target=Target("at most", 0.1),
-            sides=shown_sides,
-        ),
-        Result(
-            name=f"the plain formula's forward pass over the frozen base's ({shown})",
-            measured=times.ratio(formula, frozen),
-            floor=theirs / forward,
-            says="0.5 to 0.8 is what the formula costs as it is usually written",
-        ),
+        share("ours, forward", Target("at most", 0.1)),
+        share("ours, forward + backward"),
+        share("plain, forward"),
+        share("plain, forward + backward", says="0.5 to 0.8 is what the formula costs as it is usually written"),
     ]
 
 
-def _discard(_: Tensor) -> None:
-    """Frees a result within the time that is taken."""
+@torch.no_grad()
+def _forward(run: Callable[[], Tensor]) -> None:
+    """Runs without keeping anything for a way back, and frees the result within the time that is taken."""
+    run()
 
 
 def head_work(states: Tensor, head: ComprExIT, side: str, *, backward: bool = True) -> Work:

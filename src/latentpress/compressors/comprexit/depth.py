@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_TOKENS_AT_ONCE = 256  # what is made of the states on the way is of so many tokens, and stays in the cache
+_TOKENS_AT_ONCE = 128  # what is made of the states on the way is of so many tokens, and stays in the cache
 
 
 class _MixLayers(torch.autograd.Function):
@@ -145,7 +145,8 @@ class DepthTransmission(nn.Module):
             scales = _inverse_rms(states)
         context = _MixLayers.apply(states, torch.softmax(self.mix, 0), scales)  # type: ignore[no-untyped-call]
         query = F.linear(context, self.query.weight.to(dtype), self.query.bias.to(dtype)) * self.scale
-        offsets = (self.layer + self.key.bias) @ query.to(self.layer.dtype).t()
+        exact = torch.promote_types(dtype, torch.float32)
+        offsets = F.linear(query, (self.layer + self.key.bias).to(dtype)).t().to(exact)
         inner = query @ self.key.weight.to(dtype)
         mixed, weights = _AttendLayers.apply(states, inner, offsets, scales)  # type: ignore[no-untyped-call]
         return F.linear(mixed, self.value.weight.to(dtype), self.value.bias.to(dtype)), weights

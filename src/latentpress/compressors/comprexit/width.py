@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentpress.compressors.base import window_means
 from latentpress.compressors.comprexit.sinkhorn import Gradient, transport_plan
 
 
@@ -191,21 +190,25 @@ class WidthTransmission(nn.Module):
         dtype = anchors.dtype
         exact = torch.promote_types(dtype, torch.float32)
         there, open_slots = segments.tokens_there, segments.slots_there
-        receivers = window_means(anchors, segments.slot_of, len(segments.spans)).to(dtype)
+        away = segments.away(there)
+        inside = (away == 0) & there.unsqueeze(2)
+        sums = torch.bmm(inside.transpose(1, 2).to(dtype), _laid(anchors, there))[open_slots]
+        receivers = (sums / (segments.spans[:, 1] - segments.spans[:, 0])[:, None]).to(dtype)
         if self.shuffled:
             receivers = receivers[segments.shuffled]
         plain = F.layer_norm(anchors, anchors.shape[1:])
         taken = _affine(F.layer_norm(receivers, receivers.shape[1:]), self.utility_norm, self.utility)
-        sent = _laid(F.normalize(_affine(plain, self.utility_norm, self.utility).to(exact), dim=-1), there)
-        cost = 1 - torch.bmm(sent, _laid(F.normalize(taken.to(exact), dim=-1), open_slots).transpose(1, 2))
+        sent = _affine(plain, self.utility_norm, self.utility).to(exact)
+        lengths = torch.linalg.vector_norm(sent, dim=1, keepdim=True).clamp_min(1e-12)  # divided by after the product
+        inner = torch.bmm(_laid(sent, there), _laid(F.normalize(taken.to(exact), dim=1), open_slots).transpose(1, 2))
+        cost = 1 - inner / _laid(lengths, there).masked_fill(~there.unsqueeze(2), 1.0)
         score = _laid(_affine(plain, self.capacity_norm, self.capacity).to(exact), there)[..., 0]
         share = torch.softmax(score.masked_fill(~there, -torch.inf), 1)
         senders = (1 - self.uniform) * share + self.uniform * there / segments.tokens[:, None]
         capacity = open_slots.to(exact) / segments.slots[:, None]
         if self.locality:
-            cost = cost + self.locality * (segments.away(there).to(exact) / 2).clamp(max=1)
+            cost = cost + self.locality * (away.to(exact) / 2).clamp(max=1)
         if self.stretches:
-            inside = (segments.away(there) == 0) & there.unsqueeze(2)
             scores = (cost / -self.epsilon).masked_fill(~inside, torch.finfo(exact).min)
             plan = torch.softmax(scores, 1) * inside * capacity.unsqueeze(1)
         else:
