@@ -124,7 +124,7 @@ def load_model(
     elif config.encoder_base is not None:
         other = _open_base(config.encoder_base, encoder_base, config.name, place, kind, option="encoder_base")
     model = PressModel(config, decoder_base, other)
-    wrong = _fill(model, modules, adapters)
+    wrong = fill(model, modules, adapters)
     if wrong:
         raise PressError(
             f"press {folder}: weights do not fit its settings, first {wrong[0]!r} of {len(wrong)}; "
@@ -134,7 +134,7 @@ def load_model(
     return model, (decoder_base, other), fingerprint
 
 
-def _fill(model: PressModel, modules: dict[str, Tensor], adapters: dict[str, dict[str, Tensor]]) -> list[str]:
+def fill(model: PressModel, modules: dict[str, Tensor], adapters: dict[str, dict[str, Tensor]]) -> list[str]:
     """Copies the weights of a press in; returns the names of those that are missing, unknown or of another shape."""
     own = model.own_state()
     wrong = sorted({*own} ^ {*modules})

@@ -41,6 +41,7 @@ def test_info_lists_what_is_here(run: Run, machine: dict[str, Path]) -> None:
     assert result["compressors"] == {name: kind.describe for name, kind in COMPRESSORS.items()}
     assert result["policies"] == {name: kind.describe for name, kind in POLICIES.items()}
     assert "semidynamic" in result["recipes"]
+    assert result["recipes"]["comprexit"] == "comprexit-ntp, then comprexit-sft, each from the press before"
     assert (result["base"]["id"], result["base"]["folder"]) == (DEFAULT_BASE, str(machine["base"]))
     row = result["presses"][0]
     assert (row["name"], row["candidates"], row["error"]) == ("tiny", [2, 4, 8], None)

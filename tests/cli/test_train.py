@@ -61,9 +61,22 @@ def test_defaults_resume_and_json_is_all_there_is_on_stdout(run: Run, training: 
     assert given["minutes"] is given["dev"] is given["base"] is given["from_press"] is None
 
 
+def test_phases_have_settings_of_their_own(run: Run, training: list[dict[str, Any]]) -> None:
+    done = run("train", "comprexit", "ntp.steps=10", "sft.data=qa.jsonl", "--data", "a.jsonl", "--out", "runs/x")
+    assert done.code == 0
+    assert training[0]["recipe"] == "comprexit"
+    assert training[0]["overrides"] == ["ntp.steps=10", "sft.data=qa.jsonl"]
+    help_text = " ".join(run("train", "--help").out.replace("│", " ").split())
+    assert "PHASE.NAME=VALUE one (ntp.steps=1000)" in help_text
+
+
 @pytest.mark.parametrize(
     ("args", "part"),
     [
+        (["comprexit", "stf.steps=5"], "has no phase 'stf'; choose one of ntp, sft"),
+        (["comprexit", "sft.steps=many"], "many"),
+        (["comprexit", "sft=5"], "names a phase and no setting of it"),
+        (["comprexit-ntp", "ntp.steps=5"], "recipe 'comprexit-ntp' has no setting 'ntp'"),
         (["semidynamic", "steps"], "override 'steps'"),
         (["semidynamic", "=5"], "override '=5'"),
         (["semidynamic", "--minutes", "0"], "--minutes 0"),

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
+import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+import torch
+from safetensors.torch import load_file
+
+from latentpress.checkpoints.io import read_press
+from latentpress.training.checkpoint import checkpoints
 
 WORDS = (
     "the",
@@ -53,13 +63,21 @@ SETTINGS = {
     "dev_ratios": "4",
     "f1_questions": "2",
 }
+FILES = (
+    "counters.json",
+    "masters.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "trainer_state.json",
+)  # of a checkpoint
 SPEEDS = ("examples_per_second", "context_tokens_per_second")
 
 
-def overrides(**changes: Any) -> list[str]:
-    """The tiny settings with changes, as the command line gives them; `__` stands for a dot."""
+def overrides(*, dropped: Sequence[str] = (), **changes: Any) -> list[str]:
+    """The tiny settings without some and with changes, as the command line gives them; `__` stands for a dot."""
     given = {name.replace("__", "."): str(value) for name, value in changes.items()}
-    return [f"{name}={value}" for name, value in (SETTINGS | given).items()]
+    left_out = {name.replace("__", ".") for name in dropped}
+    return [f"{name}={value}" for name, value in (SETTINGS | given).items() if name not in left_out]
 
 
 def write_data(path: Path, count: int = 20, *, seed: int = 0, words: tuple[int, int] = (5, 14)) -> Path:
@@ -100,3 +118,47 @@ def in_processes(works: Sequence[Callable[[], object]], *, timeout: float = 120)
             process.kill()
             process.join()
     return [process.exitcode for process in processes]
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def killing(place: Any, name: str, *, call: int = 1, before: Callable[..., object] | None = None) -> Iterator[None]:
+    """Kills the process where it would call a function for the given time.
+
+    `before` does what would have been done by then; if it returns False the call does not count.
+    """
+    real, calls = getattr(place, name), [0]
+
+    def deadly(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            if before is None or before(*args, **kwargs) is not False:
+                kill()
+            calls[0] -= 1
+        return real(*args, **kwargs)
+
+    with patch.object(place, name, deadly):
+        yield
+
+
+def half_a_swap(building: Path, folder: Path) -> bool:
+    """Takes the old press its name, where there is one."""
+    if folder.exists():
+        os.replace(folder, folder.parent / ".press.abababab.old")
+        return True
+    return False
+
+
+def assert_complete(out: Path) -> None:
+    """Whatever bears the name of a checkpoint can be read to its end, and so can a press."""
+    for step, folder in checkpoints(out):
+        assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+        assert load_file(folder / "masters.safetensors")
+        assert torch.load(folder / "optimizer.pt", weights_only=True)["state"]
+        assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == step
+        assert json.loads((folder / "counters.json").read_text())["examples"] > 0
+    if (out / "press").exists():
+        read_press(out / "press")

@@ -29,6 +29,7 @@ from latentpress.training.data_stream import (
     read_data,
     unigram_counts,
 )
+from latentpress.training.evaluate import make_dev_set
 from latentpress.training.overrides import make_recipe
 from latentpress.training.recipes import Recipe
 from training.helpers import WORDS, overrides, write_data
@@ -328,12 +329,12 @@ def test_texts_are_cut_into_passages_and_what_follows_them(tmp_path: Path, maker
     texts = iter(data.train)
     assert data.left_out == 1  # too short to be cut
     for record in whole[1:]:
-        (text,) = record.documents
-        rest = text
-        while rest:
+        (rest,) = record.documents
+        while len(rest) >= 10:  # what is shorter has no two tokens behind it
             piece = next(texts)
             (passage,) = piece.documents
             assert passage + piece.continuation == rest[: len(passage) + len(piece.continuation)]
+            assert (len(passage), len(piece.continuation)) == (48, 12) or len(rest) < 60
             rest = rest[len(passage) + len(piece.continuation) :]
             assert len(passage) <= 48
             assert 2 <= len(piece.continuation) <= min(16, len(passage) // 4 + 1)
@@ -350,6 +351,51 @@ def test_texts_are_cut_into_passages_and_what_follows_them(tmp_path: Path, maker
             assert len(piece.continuation) <= most
     asked = read(path, maker, continue_tokens=16, dev_records=0)  # with questions, nothing is cut away from them
     assert not any(piece.continuation for piece in asked.train)
+
+
+@pytest.mark.parametrize(
+    ("length", "sizes"),
+    [
+        (9, []),
+        (10, [(8, 2)]),
+        (49, [(40, 9)]),
+        (50, [(40, 10)]),
+        (51, [(40, 10)]),  # the one token left is too little
+        (75, [(40, 10), (20, 5)]),
+        (200, [(40, 10)] * 4),
+    ],
+)
+def test_a_text_that_is_long_enough_gives_passages_of_exactly_what_was_asked_for(
+    length: int, sizes: list[tuple[int, int]]
+) -> None:
+    text = tuple(range(length))
+    made = _continued(text, 40, 10)
+    assert [(len(piece.documents[0]), len(piece.continuation)) for piece in made] == sizes
+    assert text[: sum(map(sum, sizes))] == sum((piece.documents[0] + piece.continuation for piece in made), ())
+    assert [len(piece.documents[0]) for piece in _continued(tuple(range(1300)), 512, 128)] == [512, 512, 16]
+
+
+def test_the_first_passage_of_a_long_text_is_evaluated_where_nothing_is_asked(
+    tmp_path: Path, maker: ExampleMaker
+) -> None:
+    plain = {"quotes": 0, "quote_schedule": "", "max_context_tokens": 40}
+    path, dev = write_data(tmp_path / "data.jsonl"), write_data(tmp_path / "dev.jsonl", 6, words=(60, 90))
+    sources = read_records(str(dev))
+    data = read(path, maker, dev, questions=0, continue_tokens=10, **plain)
+    assert data.dev_sources == tuple(sources)
+    assert all((len(piece.documents[0]), len(piece.continuation)) == (40, 10) for piece in data.dev)
+    for piece, source in zip(data.dev, sources, strict=True):
+        (text,) = maker.tokenize(source).documents
+        assert piece.documents[0] + piece.continuation == text[:50]
+        assert not piece.answers
+    tests = make_dev_set(data.dev, data.dev_sources, maker, recipe(questions=0, continue_tokens=10, **plain))
+    assert tests.questions == ()
+    assert all("continuation" in [branch.kind for branch in row.branches] for batch in tests.batches for row in batch)
+    lines = [json.dumps({"text": text}) for source in sources for text in source.contexts]
+    dev.write_text("".join(f"{line}\n" for line in lines))
+    assert all(len(piece.documents[0]) <= 40 for piece in read(path, maker, dev, questions=0, **plain).dev)
+    with pytest.raises(DataError, match=r"none of 6 records can be evaluated on, those longer than"):
+        read(path, maker, dev, **plain)  # a question may be about any of the passages
 
 
 def test_long_records_with_questions_and_excluded_sources_are_left_out(tmp_path: Path, maker: ExampleMaker) -> None:

@@ -62,7 +62,7 @@ def test_every_setting_of_a_press_comes_from_the_recipe() -> None:
                 "policy=fixed",
             ),
             *("candidates=3,5", "ratio_schedule=", "rounding=log", "converter_width=9", "residual=mean"),
-            *("window_tokens=11", "prompt.system=s", "prompt.between= and "),
+            *("window_tokens=11", "prompt_vectors=3", "prompt.system=s", "prompt.between= and "),
         ],
     )
     config, plain = recipe.press_config(base, {"a": 1}), PressConfig(name="p", base=base)
@@ -227,6 +227,17 @@ def test_identity_holds_every_setting_but_those_that_change_no_weight() -> None:
         value = (2, 8) if name == "dev_ratios" else 3
         assert dataclasses.replace(recipe, **{name: value}).identity() == recipe.identity()
     assert dataclasses.replace(recipe, prompt=PromptSettings(context="C: ")).identity() != recipe.identity()
+
+
+def test_a_setting_that_is_given_as_it_usually_is_does_not_make_another_run() -> None:
+    plain = make_recipe("comprexit-ntp")
+    given = make_recipe(
+        "comprexit-ntp", ["compressor_settings.segment_tokens=128", "compressor_settings.layer=none", "clip=20"]
+    )
+    assert given.compressor_settings == {"segment_tokens": 128, "layer": None}
+    assert given.identity() == plain.identity()
+    other = make_recipe("comprexit-ntp", ["compressor_settings.segment_tokens=64", "compressor_settings.layer=none"])
+    assert other.identity()["compressor_settings"] == {"segment_tokens": 64}
 
 
 def test_learning_rate_rises_then_falls_to_a_tenth_by_steps() -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,49 +18,16 @@ from latentpress.checkpoints.io import read_press
 from latentpress.errors import TrainingError
 from latentpress.training import callbacks, checkpoint, run, trainer
 from latentpress.training.checkpoint import checkpoints
-from training.helpers import in_processes, read_log, write_data
+from training.helpers import assert_complete, half_a_swap, in_processes, killing, read_log, write_data
 
 Train = Callable[..., Path]
 SETTINGS: dict[str, Any] = {"steps": 12, "save_every": 2, "eval_every": 5, "multi_document": 0.3}
-FILES = ("counters.json", "masters.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
-
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@contextmanager
-def killing(place: Any, name: str, *, call: int = 1, before: Callable[..., object] | None = None) -> Iterator[None]:
-    """Kills the process where it would call a function for the given time.
-
-    `before` does what would have been done by then; if it returns False the call does not count.
-    """
-    real, calls = getattr(place, name), [0]
-
-    def deadly(*args: Any, **kwargs: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == call:
-            if before is None or before(*args, **kwargs) is not False:
-                kill()
-            calls[0] -= 1
-        return real(*args, **kwargs)
-
-    with patch.object(place, name, deadly):
-        yield
 
 
 def half_an_optimiser(state: Any, path: Path) -> None:
     torch.save(state, path, _use_new_zipfile_serialization=False)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-
-
-def half_a_swap(building: Path, folder: Path) -> bool:
-    """Takes the old press its name, where there is one."""
-    if folder.exists():
-        os.replace(folder, folder.parent / ".press.abababab.old")
-        return True
-    return False
 
 
 def half_a_removal(folder: Path) -> None:
@@ -97,18 +61,6 @@ KILLS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "while writing the log": (lambda: killing(callbacks.Files, "on_log", before=half_a_line), "checkpoint-10"),
 }
-
-
-def assert_complete(out: Path) -> None:
-    """Whatever bears the name of a checkpoint can be read to its end, and so can a press."""
-    for step, folder in checkpoints(out):
-        assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
-        assert load_file(folder / "masters.safetensors")
-        assert torch.load(folder / "optimizer.pt", weights_only=True)["state"]
-        assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == step
-        assert json.loads((folder / "counters.json").read_text())["examples"] > 0
-    if (out / "press").exists():
-        read_press(out / "press")
 
 
 def assert_same_end(out: Path, expected: Path) -> None:

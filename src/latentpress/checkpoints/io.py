@@ -9,11 +9,13 @@ press/
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -56,17 +58,34 @@ def write_press(
     Raises:
         PressError: something else than a press is there, or it cannot be written; what was there stays as it was.
     """
-    folder = folder.resolve()  # a link keeps pointing where it did
-    _refuse_what_is_no_press(folder)
-    building = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
-    try:
-        building.mkdir(parents=True)
+    with _whole(folder) as building:
         _save(modules, building / MODULES)
         for role, (state, settings, names, depth) in adapters.items():
             _save_adapter(building / ADAPTERS[role], config, role, state, settings, names, depth)
         files = sorted(p.relative_to(building).as_posix() for p in building.rglob("*") if p.is_file())
         data = {**config.to_dict(), "files": {name: sha256(building / name) for name in files}}
         (building / CONFIG).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def copy_press(press: Path, folder: Path) -> None:
+    """Copies a press folder whole or not at all; an older press in its place is replaced once the copy is complete.
+
+    Raises:
+        PressError: something else than a press is there, or it cannot be written; what was there stays as it was.
+    """
+    with _whole(folder) as building:
+        shutil.copytree(press, building, dirs_exist_ok=True)
+
+
+@contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Gives a folder to build a press in, which gets its name when the body is done."""
+    folder = folder.resolve()  # a link keeps pointing where it did
+    _refuse_what_is_no_press(folder)
+    building = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        building.mkdir(parents=True)
+        yield building
         _swap(building, folder)
     except (OSError, SafetensorError) as error:
         raise PressError(

@@ -105,8 +105,10 @@ def _overview() -> dict[str, Any]:
     from latentpress.base_model import cache_root
     from latentpress.compressors import COMPRESSORS
     from latentpress.ratios import POLICIES
-    from latentpress.training.recipes import RECIPES
+    from latentpress.training.recipes import PIPELINES, RECIPES
 
+    recipes = {name: (recipe.__doc__ or "").partition("\n")[0] for name, recipe in RECIPES.items()}
+    recipes |= {name: f"{', then '.join(names)}, each from the press before" for name, names in PIPELINES.items()}
     packages = {name: metadata.version(name) for name in _PACKAGES}
     return {
         "versions": {"latentpress": _own_version(), "python": platform.python_version(), **packages},
@@ -116,7 +118,7 @@ def _overview() -> dict[str, Any]:
         "presses": describe_presses(),
         "compressors": {name: kind.describe for name, kind in COMPRESSORS.items()},
         "policies": {name: kind.describe for name, kind in POLICIES.items()},
-        "recipes": {name: (recipe.__doc__ or "").partition("\n")[0] for name, recipe in RECIPES.items()},
+        "recipes": recipes,
     }
 
 

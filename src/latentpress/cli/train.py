@@ -12,9 +12,21 @@ from latentpress.cli.options import Json
 from latentpress.cli.output import console, print_json
 from latentpress.errors import InputError
 
-Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of the recipe; `latentpress info` lists them.")]
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="Name of the recipe, or of several that follow each other in phases; `latentpress info` lists them.",
+    ),
+]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Settings of the recipe to change.", show_default=False)
+    list[str] | None,
+    typer.Argument(
+        metavar="NAME=VALUE",
+        help="Settings of the recipe to change. Of several phases NAME=VALUE changes all, PHASE.NAME=VALUE one "
+        "(ntp.steps=1000); PHASE.data=PATH and PHASE.dev=PATH are files of its own instead of --data and --dev.",
+        show_default=False,
+    ),
 ]
 Data = Annotated[
     list[str],
@@ -22,15 +34,23 @@ Data = Annotated[
         "--data", metavar="PATH", help="JSON lines (plain, .xz, .gz) or a hub id; may be given several times."
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, log, and the best press.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", help="Folder of the run, of several phases one in it each: checkpoints, log, best press."
+    ),
+]
 Minutes = Annotated[
     float | None,
-    typer.Option("--minutes", help="Stop with a full checkpoint after so long; the same command goes on."),
+    typer.Option(
+        "--minutes", help="Stop with a full checkpoint after so long, all phases together; the same command goes on."
+    ),
 ]
 Dev = Annotated[str | None, typer.Option("--dev", metavar="PATH", help="Records to evaluate on as the training goes.")]
 BaseModel = Annotated[str | None, typer.Option("--base", metavar="ID", help="Base model: name, folder or hub id.")]
 FromPress = Annotated[
-    str | None, typer.Option("--from-press", metavar="PRESS", help="Start from the weights of a press.")
+    str | None,
+    typer.Option("--from-press", metavar="PRESS", help="Start (the first phase) from the weights of a press."),
 ]
 NoResume = Annotated[
     bool, typer.Option("--no-resume", help="Do not go on with a run in the out folder: refuse one that holds a run.")

@@ -24,7 +24,7 @@ from latentpress.errors import DataError
 from latentpress.tokens import encode_inert, equal_windows
 
 Kind = Literal["answer", "summary", "quote", "continuation"]
-KINDS: tuple[Kind, ...] = ("answer", "summary", "quote", "continuation")
+KINDS: tuple[str, ...] = ("answer", "summary", "quote", "continuation")
 QUOTE_CUE = 4  # tokens of a passage that are given, so that it can be found
 
 

@@ -111,11 +111,17 @@ def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: Exam
             f"{', '.join(paths)}: none of {len(records)} records can be trained on; raise "
             f"max_context_tokens={recipe.max_context_tokens} or give records with questions or text"
         )
-    kept = [(record, pieces[0]) for record in held if len(pieces := _usable(maker.tokenize(record), recipe)) == 1]
+    kept = [
+        (record, pieces[0])
+        for record in held
+        # Of a long text its first passage stands for it, unless questions are asked, which may be about the others.
+        if len(pieces := _usable(maker.tokenize(record), recipe)) == 1 or (pieces and recipe.questions == 0)
+    ]
     if dev is not None and not kept:
         raise DataError(
             f"{dev}: none of {len(held)} records can be evaluated on, those longer than max_context_tokens="
-            f"{recipe.max_context_tokens} are left out; give another --dev, or none to hold some of the data back"
+            f"{recipe.max_context_tokens} or too short are left out; give another --dev, or none to hold some of the "
+            "data back"
         )
     dev_pieces, sources = tuple(piece for _, piece in kept), tuple(record for record, _ in kept)
     return TrainingData(
@@ -162,9 +168,11 @@ def _usable(record: TokenizedRecord, recipe: Recipe) -> list[TokenizedRecord]:
 
 
 def _continued(text: tuple[int, ...], limit: int, most: int) -> list[TokenizedRecord]:
-    """Passages of at most `limit` tokens, each with the tokens behind it as what is to be predicted."""
+    """Passages of `limit` tokens, each with the `most` behind it to be predicted; what is left is a shorter one."""
     made = []
-    for start, end in equal_windows(len(text), limit + min(most, limit // 4)):
+    whole = limit + min(most, limit // 4)
+    for start in range(0, len(text), whole):
+        end = min(start + whole, len(text))
         behind = min(most, (end - start) // 5)
         if behind > 1:  # the first is given
             cut = end - behind

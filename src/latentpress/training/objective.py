@@ -149,6 +149,37 @@ def row_loss(
     return RowLoss(total, len(labels), ratio, labelled, by_kind)
 
 
+IMITATION = "latents"  # its name beside the kinds of target
+
+
+def imitation_loss(model: PressModel, examples: Sequence[Example], size: Size, other: PressModel) -> RowLoss:
+    """How far the latents of a batch of rows are from those of another press, at one size.
+
+    Of each latent the squared distance over the squared norm of the other's. Where a press makes more of a window (a
+    segment's last slot may hold less), the others have no pair and are left out.
+    """
+    windows = [window for example in examples for window in example.windows]
+    sizes = [size] * len(windows)
+    made = model.latents(model.encode(windows), sizes)
+    with torch.no_grad():
+        told = other.latents(other.encode(windows), sizes)
+    pairs = [
+        (mine[:both], theirs[:both])
+        for mine, theirs in zip(made.vectors.split(made.counts), told.vectors.split(told.counts), strict=True)
+        if (both := min(len(mine), len(theirs)))
+    ]
+    mine, theirs = (torch.cat(side).float() for side in zip(*pairs, strict=True))
+    total = ((mine - theirs).square().sum(1) / theirs.square().sum(1).clamp_min(1e-12)).sum()
+    nothing = torch.zeros((), device=total.device)
+    return RowLoss(total, len(mine), nothing, 0, {IMITATION: (float(total.detach()), len(mine))})
+
+
+def latents_of(examples: Sequence[Example], size: Size, *presses: PressModel) -> int:
+    """Latents that `imitation_loss` compares."""
+    windows = [len(window) for example in examples for window in example.windows]
+    return sum(min(press.compressor.count(tokens, size) for press in presses) for tokens in windows)
+
+
 def ratio_loss(examples: Sequence[Example], predicted: Tensor | None, device: torch.device) -> tuple[Tensor, int]:
     """Squared error of the predicted log2 ratio, summed over the windows that have a density label, and their number.
 

@@ -21,9 +21,15 @@ from latentpress.training.schedules import QuotePhase, RatioPhase, check_starts
 _FREE = {"free": True}  # settings that change no weight: a run may be resumed with other values
 _AT_LEAST_1 = "steps tokens_per_step window_tokens converter_width log_every eval_every save_every dev_rows"
 _AT_LEAST_0 = (
-    "questions quotes tokens_per_pass continue_tokens warmup_steps dev_records f1_questions "
+    "questions quotes prompt_vectors tokens_per_pass continue_tokens warmup_steps dev_records f1_questions "
     "learning_rate other_learning_rate weight_decay"
 )
+
+
+def unusual_settings(compressor: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """A compressor's own settings without those that are the usual ones, so that equal ones compare equal."""
+    usual = dataclasses.asdict(COMPRESSORS[compressor].Settings())
+    return {name: value for name, value in settings.items() if name not in usual or value != usual[name]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +65,8 @@ class Recipe:
     """Adapter of the encoder; none leaves it as the base model is."""
     decoder_lora: LoraSettings | None = field(default_factory=LoraSettings)
     """Adapter of the decoder; none leaves it as the base model is."""
+    prompt_vectors: int = 0
+    """Learned input embeddings before the first document of a prompt (prompt tuning)."""
     converter_width: int = 2048
     """Hidden width of the converter."""
     residual: str = "salient"
@@ -94,8 +102,9 @@ class Recipe:
     questions: int = 5
     """Most questions of a row; of a document of many windows, as many for each."""
     continue_tokens: int = 0
-    """Next-token prediction, where `questions` is 0: texts are cut so that up to so many tokens behind a passage, and
-    at most a fifth of both, are left to be predicted from its latents; 0 for none."""
+    """Next-token prediction, where `questions` is 0: texts are cut into passages of `max_context_tokens` with so many
+    tokens behind each (at most a fifth of both) to be predicted from its latents; what is left of a text makes a
+    shorter one. 0 for none."""
     quotes: int = 2
     """Passages of its text that a row is asked to continue, where `quote_schedule` says nothing else; of a document of
     many windows, as many for each."""
@@ -120,6 +129,12 @@ class Recipe:
     """AdamW's weight decay, of matrices only."""
     clip: float = 1.0
     """Largest norm of the gradient; 0 leaves it as it is."""
+    distill: float = 0.0
+    """Share of the loss that is distillation: KL divergence from what the base model, as it is, predicts on the same
+    targets with the full text before it. 0 for none, 1 for nothing else."""
+    imitate: str = ""
+    """A press, by name, folder or hub id, whose latents are learned in place of any target; empty for none. What it has
+    beside its compressor, the decoder's adapter and the residual, is taken over and stays as it is."""
     ratio_loss: float = 1.0
     """Weight lambda of the squared error of the predicted log2 ratio."""
 
@@ -195,6 +210,7 @@ class Recipe:
             ("long_documents", 1.0),
             ("related_documents", 1.0),
             ("beta2", 0.999999),
+            ("distill", 1.0),
             ("seed", 2**32 - 1),
         ):
             value = getattr(self, name)
@@ -226,7 +242,9 @@ class Recipe:
     def identity(self) -> dict[str, Any]:
         """Plain data of every setting that a weight depends on."""
         kept = {f.name for f in dataclasses.fields(self) if not f.metadata.get("free")}
-        return {name: value for name, value in dataclasses.asdict(self).items() if name in kept}
+        unusual = unusual_settings(self.compressor, self.compressor_settings)
+        plain = dataclasses.asdict(self) | {"compressor_settings": unusual}
+        return {name: value for name, value in plain.items() if name in kept}
 
     def press_config(self, base: BaseReference, trained: dict[str, Any]) -> PressConfig:
         """Settings of the press that this recipe trains."""
@@ -236,6 +254,7 @@ class Recipe:
             encoder_layers=self.encoder_layers,
             encoder_lora=self.encoder_lora,
             decoder_lora=self.decoder_lora,
+            prompt_vectors=self.prompt_vectors,
             compressor=self.compressor,
             compressor_settings=self.compressor_settings,
             policy=self.policy,
@@ -335,8 +354,137 @@ def reader() -> Recipe:
     )
 
 
+def prompt_tuning() -> Recipe:
+    """The bound of ComprExIT's paper: the full text read by the frozen base model with 32 learned vectors before it."""
+    return dataclasses.replace(
+        reader(),
+        recipe="prompt-tuning",
+        press="prompt-tuning-smollm2-135m",
+        candidates=(1,),
+        decoder_lora=None,
+        prompt_vectors=32,
+        learning_rate=1e-2,
+        other_learning_rate=1e-2,
+        dev_ratios=(1,),
+        f1_ratio=1,
+    )
+
+
+def comprexit_ntp() -> Recipe:
+    """ComprExIT's first phase: the next 128 tokens from the latents of 512, of any text; base model frozen.
+
+    The paper (arXiv 2602.03784): a billion tokens of SlimPajama, batches of 2,048 such rows, 763 steps, learning rate
+    1e-4 with a warm-up over 5% of them, clip 20. Here few steps of four rows each, as a CPU gives, at a higher rate;
+    warm-up and clip are the paper's.
+    """
+    return Recipe(
+        recipe="comprexit-ntp",
+        press="comprexit-ntp-smollm2-135m",
+        compressor="comprexit",
+        policy="fixed",
+        encoder_layers=None,
+        encoder_lora=None,
+        decoder_lora=None,
+        residual="none",
+        steps=2000,
+        tokens_per_step=2000,
+        max_context_tokens=512,
+        multi_document=0.0,
+        questions=0,
+        continue_tokens=128,
+        quotes=0,
+        learning_rate=5e-4,
+        other_learning_rate=5e-4,
+        warmup_steps=100,
+        clip=20.0,
+        eval_every=200,
+        dev_records=100,
+        dev_rows=16,
+        dev_ratios=(4, 16),
+        f1_questions=0,
+    )
+
+
+def comprexit_sft() -> Recipe:
+    """ComprExIT's second phase: answers, from the press of the first (`--from-press`); base model frozen.
+
+    The paper (arXiv 2602.03784): MRQA's six training sets, batches of 512 questions, about 1,000 steps, learning rate
+    1e-4. `decoder_lora.rank=16` adds an adapter to the decoder, which the paper has none of.
+    """
+    return dataclasses.replace(
+        comprexit_ntp(),
+        recipe="comprexit-sft",
+        press="comprexit-smollm2-135m",
+        steps=3000,
+        tokens_per_step=1000,
+        multi_document=0.1,
+        questions=5,
+        continue_tokens=0,
+        warmup_steps=150,
+        eval_every=300,
+        f1_questions=32,
+    )
+
+
+def comprexit_tuned_imitate() -> Recipe:
+    """ComprExIT beyond the paper: its slots learn to be the latents of another press, whose decoder reads them.
+
+    Measured in docs/experiments.md: a head that starts at random is not read for thousands of questions; one that
+    starts as another's latents is read at once.
+    """
+    return dataclasses.replace(
+        comprexit_sft(),
+        recipe="comprexit-tuned-imitate",
+        press="comprexit-imitate-smollm2-135m",
+        compressor_settings={"locality": 0.5, "normalise": True},
+        decoder_lora=LoraSettings(rank=16, alpha=32.0, rank_stabilised=False),
+        residual="salient",
+        imitate="semidynamic-smollm2-135m",
+        steps=540,
+        tokens_per_step=1500,
+        multi_document=0.0,
+        questions=1,
+        quotes=0,
+        other_learning_rate=2e-3,
+        warmup_steps=20,
+        clip=1.0,
+        eval_every=270,
+    )
+
+
+def comprexit_tuned_sft() -> Recipe:
+    """The shipped ComprExIT press: answers and quotes, from the press of `comprexit-tuned-imitate`."""
+    return dataclasses.replace(
+        comprexit_tuned_imitate(),
+        recipe="comprexit-tuned-sft",
+        press="comprexit-smollm2-135m",
+        imitate="",
+        steps=2100,
+        tokens_per_step=600,
+        multi_document=0.1,
+        questions=5,
+        quote_schedule=(QuotePhase(start=0.0, quotes=1), QuotePhase(start=0.7, quotes=0)),
+        ratio_schedule=(RatioPhase(start=0.0, weights=(16.0, 28.0, 28.0, 20.0, 8.0)),),
+        learning_rate=3e-4,
+        other_learning_rate=5e-4,
+        warmup_steps=40,
+        eval_every=525,
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "semidynamic": semidynamic,
     "semidynamic-paper": semidynamic_paper,
     "reader": reader,
+    "prompt-tuning": prompt_tuning,
+    "comprexit-ntp": comprexit_ntp,
+    "comprexit-sft": comprexit_sft,
+    "comprexit-tuned-imitate": comprexit_tuned_imitate,
+    "comprexit-tuned-sft": comprexit_tuned_sft,
 }
+
+PIPELINES: dict[str, tuple[str, ...]] = {
+    "comprexit": ("comprexit-ntp", "comprexit-sft"),
+    "comprexit-tuned": ("comprexit-tuned-imitate", "comprexit-tuned-sft"),
+}
+"""Recipes that follow each other, each from the press of the one before; see `latentpress.training.pipeline`."""

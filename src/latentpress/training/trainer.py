@@ -35,7 +35,16 @@ from latentpress.training.checkpoint import (
 from latentpress.training.data_stream import Step, StepStream
 from latentpress.training.evaluate import DevSet, dev_metrics
 from latentpress.training.guard import LossGuard
-from latentpress.training.objective import RowLoss, Teacher, passes, row_loss, step_loss
+from latentpress.training.objective import (
+    IMITATION,
+    RowLoss,
+    Teacher,
+    imitation_loss,
+    latents_of,
+    passes,
+    row_loss,
+    step_loss,
+)
 from latentpress.training.optimizer import adamw
 from latentpress.training.recipes import Recipe
 
@@ -43,14 +52,18 @@ from latentpress.training.recipes import Recipe
 class Rows(nn.Module):
     """The press as a module whose forward pass is the loss of rows, which is what data parallelism wraps."""
 
-    def __init__(self, press: PressModel, teacher: Teacher | None = None) -> None:
+    def __init__(self, press: PressModel, teacher: Teacher | None = None, imitated: PressModel | None = None) -> None:
         super().__init__()
         self.press = press
-        self._teacher = teacher  # no module of this one: nothing of it is trained, saved or sent to other processes
+        # No modules of this one: nothing of them is trained, saved or sent to other processes.
+        self._others = (teacher, imitated)
 
     def forward(self, examples: Sequence[Example], ratio: int) -> RowLoss:
         """Losses of rows at a ratio, summed."""
-        return row_loss(self.press, examples, Ratio(ratio), teacher=self._teacher)
+        teacher, imitated = self._others
+        if imitated is not None:
+            return imitation_loss(self.press, examples, Ratio(ratio), imitated)
+        return row_loss(self.press, examples, Ratio(ratio), teacher=teacher)
 
 
 def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
@@ -91,6 +104,7 @@ class PressTrainer(Trainer):
         provenance: what the press's config says of its training.
         callbacks: watch the training.
         teacher: what the press learns from beside the targets, None for nothing.
+        imitated: press whose latents are learned, and nothing else; None for targets.
     """
 
     def __init__(
@@ -106,7 +120,9 @@ class PressTrainer(Trainer):
         provenance: dict[str, Any],
         callbacks: Sequence[TrainerCallback] = (),
         teacher: Teacher | None = None,
+        imitated: PressModel | None = None,
     ) -> None:
+        self._imitated = imitated
         self.press, self.recipe, self.stream, self.dev, self.out = press, recipe, stream, dev, out
         self.decoder_tokenizer, self.provenance = tokenizer, provenance
         self.loss_is_scaled_for_ga = True
@@ -119,7 +135,7 @@ class PressTrainer(Trainer):
         if dev is None:
             args.eval_strategy = IntervalStrategy.NO
         super().__init__(
-            model=Rows(press, teacher),
+            model=Rows(press, teacher, imitated),
             args=args,
             train_dataset=stream,
             eval_dataset=[] if dev else None,
@@ -187,9 +203,12 @@ class PressTrainer(Trainer):
             for kind, (total, count) in rows.by_kind.items():
                 self._add(kind, total, count)
             self._add("ratio_error", float(rows.ratio.detach()), rows.labelled)
+        labels = step.labels
+        if self._imitated is not None:
+            labels = latents_of(step.examples, Ratio(step.ratio), self.press, self._imitated)
         loss = step_loss(
             rows,
-            labels=step.labels,
+            labels=labels,
             labelled=step.labelled,
             weight=self.recipe.ratio_loss,
             processes=self.args.world_size,
@@ -235,7 +254,7 @@ class PressTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a line of the log: losses by kind, speed, and what was seen so far."""
         if "loss" in logs:
-            names = (*KINDS, "ratio_error")
+            names = (*KINDS, IMITATION, "ratio_error")
             sums = self._over_processes([value for name in names for value in self._sums[name]])
             for i, name in enumerate(names):
                 if sums[2 * i + 1]:

@@ -1,0 +1,127 @@
+"""What a training starts from where it does not start anew: the weights of another press."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latentpress.backbone import Base
+from latentpress.checkpoints.config import PressConfig
+from latentpress.checkpoints.io import read_config, read_press
+from latentpress.errors import TrainingError
+from latentpress.loading import fill
+from latentpress.lora import load_lora_state
+from latentpress.model import PressModel
+from latentpress.training.checkpoint import recorded_start
+from latentpress.training.recipes import unusual_settings
+
+_WEIGHTLESS = {"candidates", "prompt", "rounding", "window_tokens"}  # settings that no weight's shape depends on
+_ADAPTERS = {"encoder_lora", "decoder_lora"}  # what a press lacks of these is made anew: at zero, it changes nothing
+
+
+def start_of(out: Path, press: Path) -> dict[str, Any]:
+    """The press that a run starts from; of a run that is there, as it was then: it may have been replaced since."""
+    then = recorded_start(out)
+    if then.get("path") == str(press.resolve()):
+        return then
+    config, _, fingerprint = read_config(press)
+    return {"path": str(press.resolve()), "fingerprint": fingerprint, "trained": config.trained}
+
+
+def load_weights(press: PressModel, folder: Path, *, meant: AbstractSet[str] = frozenset()) -> tuple[str, ...]:
+    """Copies the weights of a press folder into a model.
+
+    Args:
+        press: what is trained.
+        folder: the press to start from.
+        meant: settings that the user gave; of those that shape no weight, these alone may differ from the press's.
+
+    Returns:
+        Roles, `encoder` or `decoder`, whose adapter the press lacks; the model's own stays as it was made, at zero.
+
+    Raises:
+        TrainingError: the press was made for another base, or has other settings, each named.
+    """
+    config, modules, adapters, _ = read_press(folder)
+    differing = different_settings(config, press.config, meant)
+    own = press.own_state()
+    if not differing and {k: v.shape for k, v in modules.items()} != {k: v.shape for k, v in own.items()}:
+        differing = ["its modules have other shapes"]
+    if differing:
+        raise TrainingError(
+            f"training cannot start from press {folder}: {'; '.join(differing)}; give the press's settings as overrides"
+        )
+    there = {"encoder": config.encoder_lora, "decoder": config.decoder_lora}
+    here = {"encoder": press.config.encoder_lora, "decoder": press.config.decoder_lora}
+    new = tuple(role for role, lora in here.items() if lora is not None and there[role] is None)
+    for role, backbone in (("encoder", press.encoder), ("decoder", press.decoder)):
+        if backbone is None or role in new:
+            continue
+        missing, unknown = load_lora_state(backbone.body, adapters.get(role, {}))
+        assert not missing, f"{role} adapter of equal settings lacks {missing}"
+        assert not unknown, f"{role} adapter of equal settings has {unknown}"
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(modules[name])
+    return new
+
+
+def imitated(press: PressModel, base: Base, folder: Path) -> PressModel:
+    """Opens a press whose latents another is to learn; see `Recipe.imitate`.
+
+    The one that learns takes over its decoder's adapter and its residual, and of its own weights trains those alone
+    that latents are made by.
+
+    Args:
+        press: what is trained.
+        base: their base model.
+        folder: the press to imitate.
+
+    Raises:
+        TrainingError: it is made for another base, or has another kind of adapter or residual.
+        PressError: it cannot be read.
+    """
+    config, modules, adapters, _ = read_press(folder)
+    own = press.config
+    if config.base.fingerprint != base.fingerprint or config.encoder_base is not None:
+        raise TrainingError(
+            f"press {folder} has another base model than the training; give one with the same to imitate"
+        )
+    for name in ("decoder_lora", "residual", "prompt"):
+        there, here = getattr(config, name), getattr(own, name)
+        if there != here:
+            raise TrainingError(
+                f"press {folder} cannot be imitated: {name} is {there!r} there, {here!r} here; give its settings"
+            )
+    other = PressModel(config, base)
+    if wrong := fill(other, modules, adapters):
+        raise TrainingError(f"press {folder}: weights do not fit its settings, first {wrong[0]!r}; copy it again")
+    taken = {name for name in press.own_state() if name.startswith("residual.")}
+    with torch.no_grad():
+        for name in taken:
+            press.own_state()[name].copy_(modules[name])
+    load_lora_state(press.decoder.body, adapters.get("decoder", {}))
+    for part in (press.decoder, press.head, press.residual):
+        if part is not None:
+            part.requires_grad_(False)
+    return other.eval().requires_grad_(False)
+
+
+def different_settings(old: PressConfig, new: PressConfig, meant: AbstractSet[str]) -> list[str]:
+    """What keeps the weights of one press from being trained further as another, in words."""
+    differing = []
+    if old.base.fingerprint != new.base.fingerprint:
+        bases = [f"{base.id!r} ({base.fingerprint[:12]})" for base in (old.base, new.base)]
+        differing.append(f"its base model is {bases[0]}, not {bases[1]}")
+    for name in sorted({f.name for f in dataclasses.fields(PressConfig)} - {"name", "base", "trained"}):
+        there, here = getattr(old, name), getattr(new, name)
+        if name == "compressor_settings" and old.compressor == new.compressor:
+            there, here = unusual_settings(old.compressor, there), unusual_settings(new.compressor, here)
+        allowed = (name in meant and name in _WEIGHTLESS) or (name in _ADAPTERS and there is None)
+        if there != here and not allowed:
+            differing.append(f"{name} is {there!r} there, {here!r} here")
+    return differing
