@@ -153,9 +153,10 @@ def test_adapters_can_be_left_out_and_compressors_have_settings_of_their_own() -
     [
         (
             "compressor_settings=64",
-            "compressor 'mean-pooling' has no setting of its own; leave compressor_settings out",
+            r"compressor_settings has the settings compressor_settings\.attention; set one of them",
         ),
-        ("compressor_settings.segment_tokens=64", "compressor 'mean-pooling' has no setting of its own"),
+        ("compressor_settings.segment_tokens=64", r"has the settings compressor_settings\.attention; set one of them"),
+        ("compressor_settings.attention=sideways", "sideways' is unknown; choose one of bidirectional, causal"),
         ("stepz=1", "recipe 'semidynamic' has no setting 'stepz'; choose one of press, seed,"),
         ("recipe=x", "no setting 'recipe'"),
         ("steps", "'steps' is not name=value"),
@@ -252,3 +253,15 @@ def test_learning_rate_rises_then_falls_to_a_tenth_by_steps() -> None:
     constant = make_recipe("semidynamic", ["steps=1000", "warmup_steps=0", "schedule=constant"])
     assert {constant.learning_rate_factor(step) for step in range(1000)} == {1.0}
     assert math.isclose(make_recipe("semidynamic", ["warmup_steps=0"]).learning_rate_factor(0), 1.0)
+
+
+def test_a_compressor_without_settings_has_none_to_override() -> None:
+    with pytest.raises(InputError, match="compressor 'first-tokens' has no setting of its own; leave"):
+        make_recipe("reader", ["compressor_settings.segment_tokens=64"])
+
+
+def test_another_compressor_starts_from_its_own_usual_settings() -> None:
+    recipe = make_recipe("comprexit-tuned-imitate", ["compressor=mean-pooling"])
+    assert recipe.compressor_settings == {}
+    recipe = make_recipe("comprexit-tuned-imitate", ["compressor_settings.transport=window", "compressor=comprexit"])
+    assert recipe.compressor_settings == {"locality": 0.5, "normalise": True, "transport": "window"}

@@ -128,7 +128,7 @@ class Compressor(nn.Module, ABC):
 
     name: ClassVar[str]
     """Name in configurations and on the command line."""
-    visibility: ClassVar[Visibility]
+    visibility: Visibility
     """Attention of the encoder."""
     reads: ClassVar[Literal["last", "all", "embeddings"]] = "last"
     """What `extract` takes: the last layer's states, those of all layers (the embedding output first, the last one

@@ -19,7 +19,7 @@ class FirstTokens(Compressor):
     """Hands over the embeddings of the first M tokens of each window; has no encoder and no converter."""
 
     name: ClassVar[str] = "first-tokens"
-    visibility: ClassVar[Visibility] = "causal"
+    visibility: Visibility = "causal"
     reads: ClassVar[Literal["last", "all", "embeddings"]] = "embeddings"
     describe: ClassVar[str] = "the first tokens of the text, verbatim (a bound; the full text at ratio 1)"
 

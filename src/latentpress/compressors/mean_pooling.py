@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from latentpress.attention import Visibility
-from latentpress.compressors.base import Added, Compressor, Extracted, Size, window_index, window_means
+from latentpress.compressors.base import Added, Compressor, Extracted, Shape, Size, window_index, window_means
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeanPoolingSettings:
+    """Settings of mean pooling."""
+
+    attention: Visibility = "bidirectional"
+    """Attention of the encoder: `bidirectional`, or `causal`, which a base without an adapter was trained for."""
 
 
 class MeanPooling(Compressor):
@@ -19,9 +28,15 @@ class MeanPooling(Compressor):
     """
 
     name: ClassVar[str] = "mean-pooling"
-    visibility: ClassVar[Visibility] = "bidirectional"
+    visibility: Visibility = "bidirectional"
     tiles: ClassVar[bool] = True
+    Settings: ClassVar[type] = MeanPoolingSettings
     describe: ClassVar[str] = "mean hidden state of each non-overlapping window, bidirectional encoder"
+
+    def __init__(self, shape: Shape | None = None, settings: MeanPoolingSettings | None = None) -> None:
+        super().__init__(shape, settings)
+        if settings is not None:
+            self.visibility = settings.attention
 
     def extract(
         self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None

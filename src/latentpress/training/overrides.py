@@ -68,6 +68,8 @@ def _apply(recipe: Recipe, changes: dict[str, Any], key: str, value: str) -> Non
         raise InputError(f"{name} has no inner settings; write {name}=value, not {key!r}")
     else:
         changes[name] = _parse(name, hint, value)
+        if name == "compressor" and changes[name] != recipe.compressor:
+            changes["compressor_settings"] = {}  # the recipe's are another's
 
 
 def _settings_of(compressor: str, key: str) -> type:
@@ -86,6 +88,10 @@ def _parse(name: str, hint: Any, value: str) -> Any:
     if not name.startswith("prompt."):  # white space is part of a prompt
         value = value.strip()
     try:
+        if typing.get_origin(hint) is typing.Literal:
+            if value not in options:
+                raise InputError(f"{name}={value!r} is unknown; choose one of {', '.join(options)}")
+            return value
         if typing.get_origin(hint) in (types.UnionType, typing.Union):
             return None if value.lower() == "none" else _parse(name, options[0], value)
         if typing.get_origin(hint) is tuple:

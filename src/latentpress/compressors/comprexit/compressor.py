@@ -68,7 +68,7 @@ class ComprExIT(Compressor):
     """Anchors of the tokens from all layers (depth), carried into the slots of their segment (width)."""
 
     name: ClassVar[str] = "comprexit"
-    visibility: ClassVar[Visibility] = "causal"
+    visibility: Visibility = "causal"
     reads: ClassVar[Literal["last", "all", "embeddings"]] = "all"
     sizes: ClassVar[tuple[type[Size], ...]] = (Ratio,)
     tiles: ClassVar[bool] = True

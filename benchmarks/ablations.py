@@ -1,0 +1,170 @@
+"""Ablations of ComprExIT: each variant trained on the same small budget with the same seeds, in a table and curves.
+
+    python -m benchmarks.ablations --data train.jsonl.xz --out runs/ablations [--steps 150] [--seeds 0,1] [--only a,b]
+
+A variant differs from the paper's compressor in the settings given here and in nothing else. All learn to be the
+latents of one shipped press (`Recipe.imitate`), whose decoder then reads them: a budget of minutes tells heads apart
+by that, while answers alone teach a head next to nothing in as long (docs/experiments.md). What is reported is the
+loss of held-back answers read from the latents, and the distance to the latents that were learned from.
+
+Every run has a folder of its own; the same command goes on where it stopped, and writes `report.md`, `results.json`
+and `curves.png` from the runs that are finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from latentpress.errors import LatentpressError
+from latentpress.training.run import train
+
+_FROZEN = ("encoder_layers=none", "encoder_lora=none")
+_PAPER = ("compressor_settings.locality=0", "compressor_settings.normalise=false")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "comprexit": _PAPER,
+    "window attention": (*_PAPER, "compressor_settings.transport=window"),
+    "embedding layer": (*_PAPER, "compressor_settings.layer=0"),
+    "layer 10": (*_PAPER, "compressor_settings.layer=10"),
+    "layer 20": (*_PAPER, "compressor_settings.layer=20"),
+    "last layer": (*_PAPER, "compressor_settings.layer=-1"),
+    "uniform capacity": (*_PAPER, "compressor_settings.capacity=uniform"),
+    "shuffled receivers": (*_PAPER, "compressor_settings.receivers=shuffled"),
+    "implicit gradient": (*_PAPER, "compressor_settings.gradient=implicit"),
+    "locality 0.5": ("compressor_settings.locality=0.5", "compressor_settings.normalise=false"),
+    "normalised states": ("compressor_settings.locality=0", "compressor_settings.normalise=true"),
+    "both": (),
+    "mean pooling of the last layer": ("compressor=mean-pooling", "compressor_settings.attention=causal"),
+}
+"""Overrides of the recipe by variant; the recipe itself has locality and normalised states."""
+RECIPE = "comprexit-tuned-imitate"
+
+
+def overrides(variant: str, seed: int, steps: int) -> list[str]:
+    """Settings of one run."""
+    every = max(1, steps // 3)
+    return [
+        *_FROZEN,
+        f"steps={steps}",
+        f"seed={seed}",
+        "warmup_steps=20",
+        "log_every=10",
+        f"eval_every={every}",
+        f"save_every={every}",
+        "dev_rows=32",
+        "f1_questions=0",
+        *VARIANTS[variant],
+    ]
+
+
+def folder_of(out: Path, variant: str, seed: int) -> Path:
+    """Folder of one run."""
+    return out / f"{variant.replace(' ', '-')}-{seed}"
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Lines of a run's log, nothing if there is none."""
+    log = folder / "log.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+
+
+def collect(out: Path, seeds: Sequence[int], steps: int) -> list[dict[str, Any]]:
+    """A row for each variant whose runs are finished: means over the seeds, and each seed's own."""
+    rows = []
+    for variant in VARIANTS:
+        logs = [read(folder_of(out, variant, seed)) for seed in seeds]
+        last = [[line for line in log if "eval_loss" in line and line["step"] == steps] for log in logs]
+        if not all(last):
+            continue
+        row: dict[str, Any] = {"variant": variant, "seeds": list(seeds), "steps": steps}
+        for name in ("eval_x4_answer", "eval_x16_answer", "eval_x4_answer_wrong"):
+            row[name] = [found[-1][name] for found in last]
+        row["distance"] = [[line["latents"] for line in log if "latents" in line][-1] for log in logs]
+        rows.append(row)
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown, sorted by the loss of answers at x4; each number is the mean of the seeds, theirs in brackets."""
+
+    def cell(values: Sequence[float]) -> str:
+        own = ", ".join(f"{value:.3f}" for value in values)
+        return f"{sum(values) / len(values):.3f} ({own})"
+
+    lines = [
+        "| variant | answers at x4, nats a token | at x16 | distance to the latents |",
+        "|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: sum(row["eval_x4_answer"])):
+        cells = [cell(row[name]) for name in ("eval_x4_answer", "eval_x16_answer", "distance")]
+        lines.append(f"| {row['variant']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(out: Path, rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Distance to the latents over the steps, a line a variant, the first seed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for row in rows:
+        log = read(folder_of(out, row["variant"], row["seeds"][0]))
+        points = [(line["step"], line["latents"]) for line in log if "latents" in line]
+        axes.plot(*zip(*points, strict=True), label=row["variant"], linewidth=1.2)
+    axes.set_xlabel("steps")
+    axes.set_ylabel("squared distance to the latents learned from, over their squared norm")
+    axes.grid(alpha=0.3)
+    if rows:
+        axes.legend(fontsize="small")
+    building = path.with_name(f".{path.name}.new")
+    figure.savefig(building, format="png", dpi=110)
+    os.replace(building, path)
+
+
+def write(out: Path, seeds: Sequence[int], steps: int) -> str:
+    """Writes the results of the finished runs; returns the table."""
+    rows = collect(out, seeds, steps)
+    text = table(rows)
+    (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (out / "report.md").write_text(text)
+    plot(out, rows, out / "curves.png")
+    return text
+
+
+def main() -> None:
+    """Trains what is not finished, and writes the results after each variant."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", action="append", required=True, help="training records; may be given several times")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--only", default=",".join(VARIANTS), help=f"of {', '.join(VARIANTS)}")
+    parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of every run")
+    given = parser.parse_args()
+    seeds = [int(seed) for seed in given.seeds.split(",")]
+    names = [name.strip() for name in given.only.split(",")]
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise SystemExit(f"no variant {unknown[0]!r}; choose of {', '.join(VARIANTS)}")
+    given.out.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        for name in names:
+            try:
+                train(
+                    RECIPE,
+                    data=given.data,
+                    out=folder_of(given.out, name, seed),
+                    overrides=[*overrides(name, seed, given.steps), *given.set],
+                )
+            except LatentpressError as error:
+                raise SystemExit(f"{name}, seed {seed}: {error}") from error
+        print(write(given.out, seeds[: seeds.index(seed) + 1], given.steps), flush=True)
+
+
+if __name__ == "__main__":
+    main()
