@@ -23,7 +23,7 @@ LAYERS = (
     ("checkpoints",),
     ("model", "contexts", "session"),
     ("press",),
-    ("data", "evaluation"),
+    ("data", "evaluation", "inspection"),
     ("training", "serving"),
     ("cli", "demo", "integrations", "plots"),
 )

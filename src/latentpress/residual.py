@@ -70,12 +70,22 @@ class EmbeddingResidual(nn.Module):
         gain = self.log_gain.exp()
         if self.kind == "mean":
             return gain * window_means(embeddings, index, windows)
+        weight = self.weights(ids, states, index, windows)
+        mixed = torch.zeros(windows, embeddings.shape[-1], device=weight.device).index_add(
+            0, index, embeddings.float() * weight[:, None]
+        )
+        return gain * mixed
+
+    def weights(self, ids: Tensor, states: Tensor, index: Tensor, windows: int) -> Tensor:
+        """Weight of each token in the mean of its window, from the arguments of `forward`.
+
+        Returns:
+            `[T]` float32; those of a window sum to 1.
+        """
+        if self.kind == "mean":
+            return 1 / torch.bincount(index, minlength=windows)[index]
         score = self.salience[ids] + F.linear(F.rms_norm(states.float(), states.shape[-1:]), self.read.weight)[:, 0]
         top = torch.full((windows,), -torch.inf, device=score.device).scatter_reduce(0, index, score.detach(), "amax")
         weight = (score - top[index]).exp()
         total = torch.zeros(windows, device=score.device).index_add(0, index, weight)
-        weight = weight / total[index]
-        mixed = torch.zeros(windows, embeddings.shape[-1], device=score.device).index_add(
-            0, index, embeddings.float() * weight[:, None]
-        )
-        return gain * mixed
+        return weight / total[index]

@@ -6,7 +6,7 @@ options.py     options that several verbs share
 output.py      where text, JSON and progress go
 documents.py   files, folders and JSON lines -> texts
 jobs.py        which documents are still to be compressed, and what became of each
-ask.py  compress.py  train.py  info.py  doctor.py
+ask.py  compress.py  inspect.py  train.py  info.py  doctor.py
 """
 
 from collections.abc import Sequence
@@ -40,6 +40,7 @@ def _app() -> typer.Typer:
     from latentpress.cli.compress import compress
     from latentpress.cli.doctor import doctor
     from latentpress.cli.info import info
+    from latentpress.cli.inspect import inspect
     from latentpress.cli.train import train
 
     app = typer.Typer(
@@ -49,7 +50,7 @@ def _app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback(invoke_without_command=True)(_options)
-    for verb in (ask, compress, train, info, doctor):
+    for verb in (ask, compress, inspect, train, info, doctor):
         app.command()(verb)
     return app
 

@@ -16,10 +16,12 @@ from latentpress.backbone import Backbone, Base, load_base
 from latentpress.base_model import DEFAULT_BASE, base_folder
 from latentpress.checkpoints.config import BaseReference, PressConfig
 from latentpress.checkpoints.io import read_config
+from latentpress.compressors import Ratio
 from latentpress.data.rows import ExampleMaker
 from latentpress.errors import InputError
 from latentpress.loading import press_folder
 from latentpress.model import PressModel
+from latentpress.tokens import equal_windows
 from latentpress.training.callbacks import Files, Pace, ShowProgress, StopAfter
 from latentpress.training.checkpoint import PRESS, START, alone_in, check_whole, claim, trained, writing
 from latentpress.training.data_stream import StepStream, TrainingData, read_data, unigram_counts
@@ -91,7 +93,8 @@ def _train(phase: Phase, *, base: str | None, resume: bool, stop: StopAfter) -> 
         config = recipe.press_config(reference, {})
         maker = ExampleMaker(loaded.tokenizer, config.prompt, config.window_tokens)
         records = read_data(phase.data, phase.dev, recipe, maker)
-        _check_positions(recipe, loaded)
+        press = new_press(config, loaded, recipe, records)
+        _check_positions(recipe, press, loaded)
         start = None if from_press is None else start_of(out, from_press)
         identity = {
             "recipe": recipe.identity(),
@@ -106,7 +109,6 @@ def _train(phase: Phase, *, base: str | None, resume: bool, stop: StopAfter) -> 
             checkpoint = claim(out, identity, resume=resume or args.process_index > 0, defaults=older)
         if checkpoint is not None:
             check_whole(checkpoint)
-        press = new_press(config, loaded, recipe, records)
         new: tuple[str, ...] = ()
         if from_press is not None and checkpoint is None:
             new = load_weights(press, from_press, meant=phase.meant)
@@ -144,17 +146,19 @@ def _train(phase: Phase, *, base: str | None, resume: bool, stop: StopAfter) -> 
         console.print(f"time is up at step {step} of {of}; the same command goes on from there", soft_wrap=True)
 
 
-def _check_positions(recipe: Recipe, base: Base) -> None:
+def _check_positions(recipe: Recipe, press: PressModel, base: Base) -> None:
     """Makes sure that the longest row fits the decoder at the lowest ratio.
 
     Raises:
         InputError: it does not.
     """
     longest = max(recipe.max_context_tokens, recipe.long_document_tokens if recipe.long_documents else 0)
-    latents = -(-longest // recipe.candidates[0])
+    lowest = Ratio(recipe.candidates[0])
+    windows = equal_windows(longest, recipe.window_tokens)
+    latents = sum(press.compressor.count(end - start, lowest) for start, end in windows) + recipe.prompt_vectors
     if latents >= base.max_positions:
         raise InputError(
-            f"a row of {longest} context tokens is {latents} latents at ratio {recipe.candidates[0]}, and the decoder "
+            f"a row of {longest} context tokens is {latents} latents at ratio {lowest.value}, and the decoder "
             f"has {base.max_positions} positions; lower max_context_tokens or long_document_tokens"
         )
 
