@@ -9,6 +9,8 @@ Shape letters: G segments, W tokens of a segment, K slots of a segment.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -59,8 +61,19 @@ def transport_plan(
             f"transport with iterations={iterations} and epsilon={epsilon:g} has no plan; "
             "give 1 iteration or more and an epsilon above 0"
         )
+    safe = most is not None and most <= _SAFE_EXPONENT * epsilon
+    if safe and gradient == "iterations" and cost.is_cuda and cost.dtype == torch.float32 and _has_triton():
+        from latentpress.compressors.comprexit.on_chip import fits, on_chip_plan
+
+        if fits(cost):
+            return on_chip_plan(cost, senders, receivers, epsilon, iterations)
     result: Tensor = _Plan.apply(cost, senders, receivers, epsilon, iterations, gradient, most)  # type: ignore[no-untyped-call]
     return result
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 class _Plan(torch.autograd.Function):
