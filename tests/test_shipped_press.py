@@ -1,4 +1,4 @@
-"""The trained press answers from its latents. Needs the base model in the cache (`latentpress doctor --fetch`)."""
+"""The trained presses answer from their latents. Needs the base model in the cache (`latentpress doctor --fetch`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from latentpress.press import Press
 
 pytestmark = pytest.mark.slow
 
-NAME = "semidynamic-smollm2-135m"
+SELECTOR = "semidynamic-smollm2-135m"
+NAMES = (SELECTOR, "comprexit-smollm2-135m")
 SAMPLES = Path(__file__).parent / "samples" / "squad_sample.jsonl"
 QUESTIONS = 40
 # Beginning of a document of the samples, question, and the answer that its latents at ratio 4 must hold.
@@ -33,19 +34,21 @@ KNOWN = [
 ]
 
 
-def load(dtype: str) -> Press:
-    if NAME not in latentpress.shipped_presses():
-        pytest.skip(f"the library ships no press {NAME} yet")
+def load(name: str, dtype: str) -> Press:
     try:
         base_folder(DEFAULT_BASE)
     except latentpress.BaseModelError as error:
         pytest.skip(str(error))
-    return latentpress.load(NAME, device="cpu", dtype=dtype)
+    return latentpress.load(name, device="cpu", dtype=dtype)
 
 
-@pytest.fixture(scope="module")
-def press() -> Press:
-    return load("bfloat16")
+def test_every_press_that_ships_is_tested() -> None:
+    assert {*latentpress.shipped_presses()} == {*NAMES}
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def press(request: pytest.FixtureRequest) -> Press:
+    return load(request.param, "bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +91,18 @@ def test_a_batch_answers_as_one_at_a_time_does_in_bfloat16(
     assert same >= 0.99 * len(questions)
 
 
-def test_the_selector_chooses_among_its_candidates(press: Press) -> None:
+def test_the_selector_chooses_among_its_candidates() -> None:
+    press = load(SELECTOR, "bfloat16")
     records = [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()[:8]]
     for latents in press.compress([record["context"] for record in records]):
         assert {window.ratio for window in latents.windows} <= {*map(float, press.config.candidates)}
         assert latents.ratio > 1
 
 
-@pytest.fixture(scope="module")
-def exact() -> Press:
+@pytest.fixture(scope="module", params=NAMES)
+def exact(request: pytest.FixtureRequest) -> Press:
     """In float32, so that an answer is the same on every machine."""
-    return load("float32")
+    return load(request.param, "float32")
 
 
 @pytest.mark.parametrize(("beginning", "question", "answer"), KNOWN)
