@@ -8,7 +8,7 @@ by that, while answers alone teach a head next to nothing in as long (docs/exper
 loss of held-back answers read from the latents, and the distance to the latents that were learned from.
 
 Every run has a folder of its own; the same command goes on where it stopped, and writes `report.md`, `results.json`
-and `curves.png` from the runs that are finished.
+and `curves.png` after each from the variants whose runs are finished.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "mean pooling of the last layer": ("compressor=mean-pooling", "compressor_settings.attention=causal"),
 }
 """Overrides of the recipe by variant; the recipe itself has locality and normalised states."""
-RECIPE = "comprexit-tuned-imitate"
+RECIPE = "comprexit-tuned-latents"
 
 
 def overrides(variant: str, seed: int, steps: int) -> list[str]:
@@ -163,7 +163,9 @@ def main() -> None:
                 )
             except LatentpressError as error:
                 raise SystemExit(f"{name}, seed {seed}: {error}") from error
-        print(write(given.out, seeds[: seeds.index(seed) + 1], given.steps), flush=True)
+            finally:
+                whole = seeds[: seeds.index(seed) + (name == names[-1])] or seeds[:1]
+                print(write(given.out, whole, given.steps), flush=True)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,9 @@ def inspect(
             insight = press.model.compressor.insight(encoded.states, encoded.lengths, sizes)
             found.add(insight, [window.start for window in batch], slots)
             if _has_salience(press):
-                found.salience.append(_salience(press, encoded, slots, batch[0].start))
+                index = press.model.latents(encoded, sizes).index
+                assert index is not None  # a residual needs latents that share the text out
+                found.salience.append(_salience(press, encoded, index))
     if segment is not None and segment > found.segments:
         raise InputError(
             f"segment {segment} does not exist: this text of {len(document.ids):,} tokens has {found.segments} "
@@ -266,13 +268,11 @@ def _check_segment(press: Press, segment: int | None) -> None:
         )
 
 
-def _salience(press: Press, encoded: Encoded, slots: IntArray | None, start: int) -> Tensor:
-    """Weights of the residual for tokens from `start` on, `[T of the pass]`."""
+def _salience(press: Press, encoded: Encoded, index: Tensor) -> Tensor:
+    """Weights of the residual for the tokens of a pass, `[T]`; `index` is the latent of each."""
     assert press.model.residual is not None
-    assert slots is not None  # a residual needs latents that share the text out
-    index = torch.from_numpy(slots[start : start + len(encoded.ids)] - slots[start]).to(encoded.ids.device)
     states = encoded.states if encoded.states.ndim == 2 else encoded.states[-1]
-    return press.model.residual.weights(encoded.ids, states, index, int(index[-1]) + 1).cpu()
+    return press.model.residual.weights(encoded.ids, states, index, int(index.max()) + 1).cpu()
 
 
 def _joined(parts: list[Tensor]) -> FloatArray | None:

@@ -418,6 +418,9 @@ def test_spans_are_those_of_the_receivers_in_whatever_order(tiny_base: Base) -> 
         tokens = torch.arange(sum(map(len, texts)))
         first, end = (made.spans + starts[:, None])[made.index].unbind(1)
         assert bool(((first <= tokens) & (tokens < end)).all())
+        # Each slot is that of one stretch of its segment, and stretches are in the text's order only without shuffling.
+        assert made.index.unique_consecutive().sort().values.tolist() == list(range(len(made.spans)))
+        assert (made.index.sort().values.tolist() == made.index.tolist()) == (not changes)
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 8, 21, 24])
@@ -457,10 +460,8 @@ def test_beside_a_residual_slots_start_as_what_it_gives(tiny_base: Base) -> None
         encoder_layers=None,
         encoder_lora=None,
     )
-    model = make_model(config, tiny_base)
+    model = make_model(config, tiny_base, trained=False)
     with torch.no_grad():
-        for weight in model.compressor.width.down.parameters():  # type: ignore[union-attr]
-            weight.zero_()
         text = list(range(5, 17))
         made = model.latents(model.encode([text]), [Ratio(4)])
         embedded = model.decoder.embed(torch.tensor(text)).view(3, 4, -1).mean(1)

@@ -261,7 +261,7 @@ def test_a_compressor_without_settings_has_none_to_override() -> None:
 
 
 def test_another_compressor_starts_from_its_own_usual_settings() -> None:
-    recipe = make_recipe("comprexit-tuned-imitate", ["compressor=mean-pooling"])
+    recipe = make_recipe("comprexit-tuned-latents", ["compressor=mean-pooling"])
     assert recipe.compressor_settings == {}
-    recipe = make_recipe("comprexit-tuned-imitate", ["compressor_settings.transport=window", "compressor=comprexit"])
+    recipe = make_recipe("comprexit-tuned-latents", ["compressor_settings.transport=window", "compressor=comprexit"])
     assert recipe.compressor_settings == {"locality": 0.5, "normalise": True, "transport": "window"}

@@ -133,8 +133,8 @@ def test_logged_means_cover_all_steps_since_the_line_before(train: Train) -> Non
 def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(
     train: Train, trainers: list[Any], monkeypatch: pytest.MonkeyPatch, clip: int
 ) -> None:
-    def poisoned(model: PressModel, *args: Any) -> RowLoss:
-        loss = row_loss(model, *args)
+    def poisoned(model: PressModel, *args: Any, **given: Any) -> RowLoss:
+        loss = row_loss(model, *args, **given)
         if len(trainers) and trainers[0].state.global_step == 3:
             assert model.residual is not None
             zero = (model.residual.log_gain * 0.0).sqrt()  # 0, with a gradient of 0 * infinity
@@ -151,8 +151,8 @@ def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
     train: Train, trainers: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: float
 ) -> None:
-    def poisoned(model: PressModel, *args: Any) -> RowLoss:
-        loss = row_loss(model, *args)
+    def poisoned(model: PressModel, *args: Any, **given: Any) -> RowLoss:
+        loss = row_loss(model, *args, **given)
         bad = len(trainers) == 1 and trainers[0].state.global_step >= 3
         return replace(loss, lm=loss.lm * value) if bad else loss
 

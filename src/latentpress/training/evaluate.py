@@ -57,12 +57,11 @@ def make_dev_set(
 ) -> DevSet:
     """Draws the rows and questions of all evaluations, by the recipe's seed."""
     draw = random.Random(f"{recipe.seed}/dev")
+    most = recipe.questions if recipe.continue_tokens else max(1, recipe.questions)
     order = draw.sample(range(len(records)), len(records))
 
     def row(index: int) -> Example:
-        return maker.example(
-            [records[index]], draw, questions=max(1, recipe.questions), quotes=1, quote_tokens=recipe.quote_tokens
-        )
+        return maker.example([records[index]], draw, questions=most, quotes=1, quote_tokens=recipe.quote_tokens)
 
     rows = sorted((row(i) for i in order[: recipe.dev_rows]), key=_documents)
     groups = [list(group) for _, group in itertools.groupby(rows, _documents)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from latentpress.attention import Layout
 from latentpress.backbone import Backbone
 from latentpress.branches import Branches
-from latentpress.compressors.base import Size
+from latentpress.compressors.base import Size, window_means
 from latentpress.data.rows import KINDS, Example
 from latentpress.decoder.generate import embed_pieces
 from latentpress.model import PressModel
@@ -155,29 +155,27 @@ IMITATION = "latents"  # its name beside the kinds of target
 def imitation_loss(model: PressModel, examples: Sequence[Example], size: Size, other: PressModel) -> RowLoss:
     """How far the latents of a batch of rows are from those of another press, at one size.
 
-    Of each latent the squared distance over the squared norm of the other's. Where a press makes more of a window (a
-    segment's last slot may hold less), the others have no pair and are left out.
+    Of each latent the squared distance over the squared norm of the other's that stands for the token in its middle:
+    windows and segments of the two may be cut in different ways. Both must share the text out (`Compressor.tiles`).
     """
     windows = [window for example in examples for window in example.windows]
     sizes = [size] * len(windows)
     made = model.latents(model.encode(windows), sizes)
     with torch.no_grad():
         told = other.latents(other.encode(windows), sizes)
-    pairs = [
-        (mine[:both], theirs[:both])
-        for mine, theirs in zip(made.vectors.split(made.counts), told.vectors.split(told.counts), strict=True)
-        if (both := min(len(mine), len(theirs)))
-    ]
-    mine, theirs = (torch.cat(side).float() for side in zip(*pairs, strict=True))
+    assert made.index is not None
+    assert told.index is not None
+    place = torch.arange(len(made.index), dtype=torch.float32, device=made.index.device)[:, None]
+    middle = window_means(place, made.index, len(made.vectors))[:, 0].long()
+    mine, theirs = made.vectors.float(), told.vectors[told.index[middle]].float()
     total = ((mine - theirs).square().sum(1) / theirs.square().sum(1).clamp_min(1e-12)).sum()
     nothing = torch.zeros((), device=total.device)
     return RowLoss(total, len(mine), nothing, 0, {IMITATION: (float(total.detach()), len(mine))})
 
 
-def latents_of(examples: Sequence[Example], size: Size, *presses: PressModel) -> int:
-    """Latents that `imitation_loss` compares."""
-    windows = [len(window) for example in examples for window in example.windows]
-    return sum(min(press.compressor.count(tokens, size) for press in presses) for tokens in windows)
+def latents_of(model: PressModel, examples: Sequence[Example], size: Size) -> int:
+    """Latents that a press makes of a batch of rows."""
+    return sum(model.compressor.count(len(window), size) for example in examples for window in example.windows)
 
 
 def ratio_loss(examples: Sequence[Example], predicted: Tensor | None, device: torch.device) -> tuple[Tensor, int]:

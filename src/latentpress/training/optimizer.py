@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from latentpress.errors import InputError
 from latentpress.lora import LoraLinear
 from latentpress.model import PressModel
 from latentpress.training.checkpoint import trained
@@ -17,6 +18,11 @@ def adamw(press: PressModel, recipe: Recipe) -> torch.optim.AdamW:
     layers = [layer for layer in press.modules() if isinstance(layer, LoraLinear)]
     adapters = {id(p) for layer in layers for p in (layer.lora_A, layer.lora_B)}
     masters = list(trained(press).values())
+    if not masters:
+        raise InputError(
+            "this training has nothing to train: the base model is frozen, and there is no adapter, compressor or "
+            "vector of its own; give decoder_lora.rank=16 or prompt_vectors=32"
+        )
     assert all(p.dtype == torch.float32 for p in masters), "masters are float32"
     groups: list[dict[str, Any]] = []
     for lr, in_adapters in ((recipe.learning_rate, True), (recipe.other_learning_rate, False)):

@@ -20,6 +20,7 @@ from latentpress.checkpoints.config import BaseReference
 from latentpress.checkpoints.io import CONFIG, copy_press
 from latentpress.data.records import read_records
 from latentpress.errors import InputError, TrainingError
+from latentpress.loading import press_folder
 from latentpress.training.checkpoint import PRESS, checkpoints, sweep, writing
 from latentpress.training.overrides import make_recipe, overridden
 from latentpress.training.recipes import PIPELINES, RECIPES, Recipe
@@ -86,13 +87,15 @@ def plan(
     phases: list[Phase] = []
     for number, (recipe_name, phase) in enumerate(zip(PIPELINES[name], own, strict=True), start=1):
         files, settings = _own_files(own[phase])
+        # What the first phase learns from is not the target of the others.
+        common = [text for text in shared if not phases or text.partition("=")[0].strip() != "imitate"]
         devs = [dev, *(None if path.lower() == "none" else path for path in files["dev"])]
         phases.append(
             Phase(
                 name=phase,
                 place=f"phase {number} of {len(own)}, {phase}",
-                recipe=make_recipe(recipe_name, [*shared, *settings]),
-                meant=overridden([*shared, *settings]),
+                recipe=make_recipe(recipe_name, [*common, *settings]),
+                meant=overridden([*common, *settings]),
                 data=tuple(files["data"] or data),
                 dev=devs[-1],
                 out=out / phase,
@@ -100,6 +103,9 @@ def plan(
                 copy=out / PRESS if number == len(own) else None,
             )
         )
+    for later in phases:
+        if later.recipe.imitate:
+            press_folder(later.recipe.imitate)
     _check_settings(phases)
     _check_folders(name, out, phases)
     own_files = {path for phase in phases[1:] for path in (*phase.data, phase.dev) if path} - {*data, dev}

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from latentpress.checkpoints.config import BaseReference, PressConfig
-from latentpress.compressors import COMPRESSORS
+from latentpress.checkpoints.config import BaseReference, PressConfig, read_dataclass
+from latentpress.compressors import COMPRESSORS, Shape
 from latentpress.data.rows import QUOTE_CUE
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import InputError, PressError, RatioError
@@ -18,6 +18,7 @@ from latentpress.ratios import POLICIES
 from latentpress.residual import EmbeddingResidual
 from latentpress.training.schedules import QuotePhase, RatioPhase, check_starts
 
+_LAYERS = 500  # more than a base model has: which there are is known once it is loaded
 _FREE = {"free": True}  # settings that change no weight: a run may be resumed with other values
 _AT_LEAST_1 = "steps tokens_per_step window_tokens converter_width log_every eval_every save_every dev_rows"
 _AT_LEAST_0 = (
@@ -192,6 +193,9 @@ class Recipe:
         try:
             POLICIES[self.policy].make(self.candidates, rounding=self.rounding)
             self.press_config(BaseReference(id="", fingerprint="", width=0), {})
+            kind = COMPRESSORS[self.compressor]
+            own: Any = read_dataclass(kind.Settings, self.compressor_settings, "compressor_settings")
+            kind(Shape(width=8, layers=_LAYERS, out=8), own).check(self.candidates)
         except (RatioError, PressError) as error:
             raise InputError(f"recipe {self.recipe!r}: {error}") from error
 
@@ -220,6 +224,16 @@ class Recipe:
             raise InputError(
                 f"long_document_tokens={self.long_document_tokens} must be max_context_tokens="
                 f"{self.max_context_tokens} or more"
+            )
+        if self.imitate and self.distill:
+            raise InputError(
+                f"distill={self.distill:g} has no targets beside imitate={self.imitate!r}, which learns latents alone; "
+                "leave one of them out"
+            )
+        if self.imitate and POLICIES[self.policy].predicts:
+            raise InputError(
+                f"policy={self.policy!r} would not be trained beside imitate={self.imitate!r}, which learns latents "
+                "alone; choose policy=fixed"
             )
         if not math.isfinite(self.residual_sharpness):
             raise InputError(f"residual_sharpness={self.residual_sharpness:g} must be a number, for example 1")
@@ -426,7 +440,7 @@ def comprexit_sft() -> Recipe:
     )
 
 
-def comprexit_tuned_imitate() -> Recipe:
+def comprexit_tuned_latents() -> Recipe:
     """ComprExIT beyond the paper: its slots learn to be the latents of another press, whose decoder reads them.
 
     Measured in docs/experiments.md: a head that starts at random is not read for thousands of questions; one that
@@ -434,8 +448,8 @@ def comprexit_tuned_imitate() -> Recipe:
     """
     return dataclasses.replace(
         comprexit_sft(),
-        recipe="comprexit-tuned-imitate",
-        press="comprexit-imitate-smollm2-135m",
+        recipe="comprexit-tuned-latents",
+        press="comprexit-latents-smollm2-135m",
         compressor_settings={"locality": 0.5, "normalise": True},
         decoder_lora=LoraSettings(rank=16, alpha=32.0, rank_stabilised=False),
         residual="salient",
@@ -453,9 +467,9 @@ def comprexit_tuned_imitate() -> Recipe:
 
 
 def comprexit_tuned_sft() -> Recipe:
-    """The shipped ComprExIT press: answers and quotes, from the press of `comprexit-tuned-imitate`."""
+    """Answers and quotes, from the press of `comprexit-tuned-latents`; nearly as the shipped press was trained."""
     return dataclasses.replace(
-        comprexit_tuned_imitate(),
+        comprexit_tuned_latents(),
         recipe="comprexit-tuned-sft",
         press="comprexit-smollm2-135m",
         imitate="",
@@ -479,12 +493,12 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "prompt-tuning": prompt_tuning,
     "comprexit-ntp": comprexit_ntp,
     "comprexit-sft": comprexit_sft,
-    "comprexit-tuned-imitate": comprexit_tuned_imitate,
+    "comprexit-tuned-latents": comprexit_tuned_latents,
     "comprexit-tuned-sft": comprexit_tuned_sft,
 }
 
 PIPELINES: dict[str, tuple[str, ...]] = {
     "comprexit": ("comprexit-ntp", "comprexit-sft"),
-    "comprexit-tuned": ("comprexit-tuned-imitate", "comprexit-tuned-sft"),
+    "comprexit-tuned": ("comprexit-tuned-latents", "comprexit-tuned-sft"),
 }
 """Recipes that follow each other, each from the press of the one before; see `latentpress.training.pipeline`."""

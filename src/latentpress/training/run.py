@@ -135,10 +135,12 @@ def _train(phase: Phase, *, base: str | None, resume: bool, stop: StopAfter) -> 
         if phase.place:
             console.print(f"{phase.place}: recipe {recipe.recipe}, in {out}", highlight=False, soft_wrap=True)
         console.print(_summary(press, loaded, records, recipe, checkpoint, new), highlight=False, soft_wrap=True)
-        with writing(out):
-            _run(trainer, checkpoint, console)
-        if phase.copy is not None and args.process_index == 0:
-            copy_of_press(out / PRESS, phase.copy)
+        try:
+            with writing(out):
+                _run(trainer, checkpoint, console)
+        finally:
+            if phase.copy is not None and args.process_index == 0 and (out / PRESS).is_dir():
+                copy_of_press(out / PRESS, phase.copy)
     trainer.accelerator.wait_for_everyone()  # the next phase reads the press that the first process wrote
     if stop.stopped:
         of = f"{recipe.steps} in {phase.place}" if phase.place else str(recipe.steps)
@@ -156,6 +158,11 @@ def _check_positions(recipe: Recipe, press: PressModel, base: Base) -> None:
     lowest = Ratio(recipe.candidates[0])
     windows = equal_windows(longest, recipe.window_tokens)
     latents = sum(press.compressor.count(end - start, lowest) for start, end in windows) + recipe.prompt_vectors
+    if recipe.distill and longest >= base.max_positions:
+        raise InputError(
+            f"with distill={recipe.distill:g} a row of {longest} context tokens is read in full, and the decoder has "
+            f"{base.max_positions} positions; lower max_context_tokens or long_document_tokens"
+        )
     if latents >= base.max_positions:
         raise InputError(
             f"a row of {longest} context tokens is {latents} latents at ratio {lowest.value}, and the decoder "

@@ -91,7 +91,7 @@ def imitated(press: PressModel, base: Base, folder: Path) -> PressModel:
         raise TrainingError(
             f"press {folder} has another base model than the training; give one with the same to imitate"
         )
-    for name in ("decoder_lora", "residual", "prompt"):
+    for name in ("decoder_lora", "residual", "prompt", "prompt_vectors", "window_tokens"):
         there, here = getattr(config, name), getattr(own, name)
         if there != here:
             raise TrainingError(
@@ -100,7 +100,16 @@ def imitated(press: PressModel, base: Base, folder: Path) -> PressModel:
     other = PressModel(config, base)
     if wrong := fill(other, modules, adapters):
         raise TrainingError(f"press {folder}: weights do not fit its settings, first {wrong[0]!r}; copy it again")
-    taken = {name for name in press.own_state() if name.startswith("residual.")}
+    if not (other.compressor.tiles and press.compressor.tiles):
+        raise TrainingError(
+            f"press {folder} cannot be imitated: latents of {config.compressor!r} and of {own.compressor!r} are "
+            "compared by the tokens they stand for, and not both share a text out"
+        )
+    if missing := sorted({*own.candidates} - {*config.candidates}):
+        raise TrainingError(
+            f"press {folder} was not trained for ratio {missing[0]}; give candidates of {config.candidates}"
+        )
+    taken = {name for name in press.own_state() if name.startswith(("residual.", "decoder."))}
     with torch.no_grad():
         for name in taken:
             press.own_state()[name].copy_(modules[name])

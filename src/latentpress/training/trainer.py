@@ -205,7 +205,7 @@ class PressTrainer(Trainer):
             self._add("ratio_error", float(rows.ratio.detach()), rows.labelled)
         labels = step.labels
         if self._imitated is not None:
-            labels = latents_of(step.examples, Ratio(step.ratio), self.press, self._imitated)
+            labels = latents_of(self.press, step.examples, Ratio(step.ratio))
         loss = step_loss(
             rows,
             labels=labels,

@@ -62,7 +62,7 @@ def _go_back(
     kernel = tl.exp(tl.load(cost + places, mask=there, other=0.0).to(tl.float64) * less)
     kernel = tl.where((p > 0)[:, None] & (b > 0)[None, :], kernel, 0.0)
     no_sender, no_receiver = tl.where(p > 0, 0.0, 1.0), tl.where(b > 0, 0.0, 1.0)
-    start = 1.0 - no_receiver
+    start = (1.0 - no_receiver).to(tl.float64)  # as all that follows: a loop keeps the type of its variables
     u, v = p, start
     for i in range(iterations):
         u = p / (tl.sum(kernel * v[None, :], 1) + no_sender)
