@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from latentpress.errors import LatentpressError
+from latentpress.training.plot import save
 from latentpress.training.run import train
 
 _FROZEN = ("encoder_layers=none", "encoder_lora=none")
@@ -122,9 +122,7 @@ def plot(out: Path, rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.grid(alpha=0.3)
     if rows:
         axes.legend(fontsize="small")
-    building = path.with_name(f".{path.name}.new")
-    figure.savefig(building, format="png", dpi=110)
-    os.replace(building, path)
+    save(figure, path)
 
 
 def write(out: Path, seeds: Sequence[int], steps: int) -> str:

@@ -124,18 +124,17 @@ def load_model(
     elif config.encoder_base is not None:
         other = _open_base(config.encoder_base, encoder_base, config.name, place, kind, option="encoder_base")
     model = PressModel(config, decoder_base, other)
-    wrong = fill(model, modules, adapters)
-    if wrong:
-        raise PressError(
-            f"press {folder}: weights do not fit its settings, first {wrong[0]!r} of {len(wrong)}; "
-            "the folder mixes two presses, copy it again"
-        )
+    fill(model, modules, adapters, folder)
     model.eval()
     return model, (decoder_base, other), fingerprint
 
 
-def fill(model: PressModel, modules: dict[str, Tensor], adapters: dict[str, dict[str, Tensor]]) -> list[str]:
-    """Copies the weights of a press in; returns the names of those that are missing, unknown or of another shape."""
+def fill(model: PressModel, modules: dict[str, Tensor], adapters: dict[str, dict[str, Tensor]], folder: Path) -> None:
+    """Copies the weights of a press folder in.
+
+    Raises:
+        PressError: some are missing, unknown or of another shape.
+    """
     own = model.own_state()
     wrong = sorted({*own} ^ {*modules})
     wrong += [name for name in own if name in modules and own[name].shape != modules[name].shape]
@@ -143,11 +142,14 @@ def fill(model: PressModel, modules: dict[str, Tensor], adapters: dict[str, dict
         state = adapters.get(role, {})
         missing, unknown = ([], [*state]) if backbone is None else load_lora_state(backbone.body, state)
         wrong += [f"{role} {name}" for name in (*missing, *unknown)]
-    if not wrong:
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(modules[name])
-    return wrong
+    if wrong:
+        raise PressError(
+            f"press {folder}: weights do not fit its settings, first {wrong[0]!r} of {len(wrong)}; "
+            "the folder mixes two presses, copy it again"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(modules[name])
 
 
 def _open_base(

@@ -104,7 +104,9 @@ class PressModel(nn.Module):
         self.config = config
         self.decoder = Backbone(base.model, lora=config.decoder_lora, prompt_vectors=config.prompt_vectors)
         self.policy: RatioPolicy = make_policy(config)
-        self.compressor = _make_compressor(config, self.policy, source, base)
+        layers = config.encoder_layers or source.model.config.num_hidden_layers
+        shape = Shape(width=source.width, layers=layers + 1, out=base.width)
+        self.compressor = make_compressor(config, shape)
         if not set(self.policy.sizes) <= set(self.compressor.sizes):
             raise PressError(
                 f"ratio policy {config.policy!r} chooses sizes that compressor {config.compressor!r} cannot make "
@@ -225,14 +227,17 @@ class PressModel(nn.Module):
         return {role: state for role, state in found.items() if state}
 
 
-def _make_compressor(config: PressConfig, policy: RatioPolicy, source: Base, base: Base) -> Compressor:
+def make_compressor(config: PressConfig, shape: Shape) -> Compressor:
+    """The compressor that a configuration names.
+
+    Raises:
+        PressError: it has no such settings, or cannot make the candidate ratios.
+    """
     kind = _named(COMPRESSORS, config.compressor, "compressor")
     where = f"press {config.name!r}: compressor_settings"
-    layers = config.encoder_layers or source.model.config.num_hidden_layers
-    shape = Shape(width=source.width, layers=layers + 1, out=base.width)
     try:
         made = kind(shape, read_dataclass(kind.Settings, config.compressor_settings, where))
-        made.check(policy.candidates)
+        made.check(config.candidates)
     except RatioError as error:
         raise PressError(f"{where} cannot be: {error}") from error
     return made

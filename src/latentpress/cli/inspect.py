@@ -1,6 +1,7 @@
 """`latentpress inspect`: a page with pictures of what a press did with a text."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -139,16 +140,7 @@ def _report(shown: "Inspection", file: str, out: Path, pictures: list[str], miss
         "tokens": shown.tokens,
         "latents": latents,
         "ratio": shown.tokens / latents,
-        "windows": [
-            {
-                "start": window.start,
-                "tokens": window.tokens,
-                "latents": window.latents,
-                "ratio": window.ratio,
-                "log2_ratio": window.log2_ratio,
-            }
-            for window in shown.windows
-        ],
+        "windows": [dataclasses.asdict(window) for window in shown.windows],
         "capacity": _extremes(shown),
         "layers": None if shown.layers is None else [float(mean) for mean in shown.layers.mean(1)],
         "segments": shown.segments,

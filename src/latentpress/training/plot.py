@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentpress.data.rows import KINDS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _DRAWN = ("answer", "quote", "continuation")
 
@@ -43,6 +46,11 @@ def plot_losses(history: Sequence[dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
     building = path.with_name(f".{path.name}.new")
     figure.savefig(building, format="png", dpi=110)
     os.replace(building, path)

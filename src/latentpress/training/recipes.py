@@ -8,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from latentpress.checkpoints.config import BaseReference, PressConfig, read_dataclass
+import torch
+
+from latentpress.checkpoints.config import BaseReference, PressConfig
 from latentpress.compressors import COMPRESSORS, Shape
 from latentpress.data.rows import QUOTE_CUE
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import InputError, PressError, RatioError
 from latentpress.lora import LoraSettings
+from latentpress.model import make_compressor
 from latentpress.ratios import POLICIES
 from latentpress.residual import EmbeddingResidual
 from latentpress.training.schedules import QuotePhase, RatioPhase, check_starts
@@ -192,10 +195,9 @@ class Recipe:
                 raise InputError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(valid)}")
         try:
             POLICIES[self.policy].make(self.candidates, rounding=self.rounding)
-            self.press_config(BaseReference(id="", fingerprint="", width=0), {})
-            kind = COMPRESSORS[self.compressor]
-            own: Any = read_dataclass(kind.Settings, self.compressor_settings, "compressor_settings")
-            kind(Shape(width=8, layers=_LAYERS, out=8), own).check(self.candidates)
+            config = self.press_config(BaseReference(id="", fingerprint="", width=0), {})
+            with torch.device("meta"):  # no weights, and no random numbers drawn for them
+                make_compressor(config, Shape(width=8, layers=_LAYERS, out=8))
         except (RatioError, PressError) as error:
             raise InputError(f"recipe {self.recipe!r}: {error}") from error
 

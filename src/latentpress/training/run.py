@@ -96,12 +96,13 @@ def _train(phase: Phase, *, base: str | None, resume: bool, stop: StopAfter) -> 
         press = new_press(config, loaded, recipe, records)
         _check_positions(recipe, press, loaded)
         start = None if from_press is None else start_of(out, from_press)
+        model = press_folder(recipe.imitate) if recipe.imitate else None
         identity = {
             "recipe": recipe.identity(),
             "data": records.digest,
             "base": loaded.fingerprint,
             "from_press": start and start["fingerprint"],
-            "imitated": read_config(press_folder(recipe.imitate))[2] if recipe.imitate else None,
+            "imitated": None if model is None else read_config(model)[2],
             START: start,
         }
         with args.main_process_first(local=False), writing(out):
@@ -112,7 +113,7 @@ def _train(phase: Phase, *, base: str | None, resume: bool, stop: StopAfter) -> 
         new: tuple[str, ...] = ()
         if from_press is not None and checkpoint is None:
             new = load_weights(press, from_press, meant=phase.meant)
-        other = imitated(press, loaded, press_folder(recipe.imitate)) if recipe.imitate else None
+        other = None if model is None else imitated(press, loaded, model)
         trainer = PressTrainer(
             press,
             recipe,

@@ -98,8 +98,7 @@ def imitated(press: PressModel, base: Base, folder: Path) -> PressModel:
                 f"press {folder} cannot be imitated: {name} is {there!r} there, {here!r} here; give its settings"
             )
     other = PressModel(config, base)
-    if wrong := fill(other, modules, adapters):
-        raise TrainingError(f"press {folder}: weights do not fit its settings, first {wrong[0]!r}; copy it again")
+    fill(other, modules, adapters, folder)
     if not (other.compressor.tiles and press.compressor.tiles):
         raise TrainingError(
             f"press {folder} cannot be imitated: latents of {config.compressor!r} and of {own.compressor!r} are "
@@ -109,10 +108,10 @@ def imitated(press: PressModel, base: Base, folder: Path) -> PressModel:
         raise TrainingError(
             f"press {folder} was not trained for ratio {missing[0]}; give candidates of {config.candidates}"
         )
-    taken = {name for name in press.own_state() if name.startswith(("residual.", "decoder."))}
     with torch.no_grad():
-        for name in taken:
-            press.own_state()[name].copy_(modules[name])
+        for name, tensor in press.own_state().items():
+            if name.startswith(("residual.", "decoder.")):
+                tensor.copy_(modules[name])
     load_lora_state(press.decoder.body, adapters.get("decoder", {}))
     for part in (press.decoder, press.head, press.residual):
         if part is not None:

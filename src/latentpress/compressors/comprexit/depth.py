@@ -140,9 +140,7 @@ class DepthTransmission(nn.Module):
             without gradient).
         """
         dtype = states.dtype
-        scales = None
-        if self.normalise:
-            scales = _inverse_rms(states)
+        scales = _inverse_rms(states) if self.normalise else None
         context = _MixLayers.apply(states, torch.softmax(self.mix, 0), scales)  # type: ignore[no-untyped-call]
         query = F.linear(context, self.query.weight.to(dtype), self.query.bias.to(dtype)) * self.scale
         exact = torch.promote_types(dtype, torch.float32)

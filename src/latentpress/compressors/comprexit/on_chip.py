@@ -24,7 +24,13 @@ _MOST = 256 * 128  # places of a segment that fit a program's registers
 
 def fits(cost: Tensor) -> bool:
     """Whether segments `[G, W, K]` are small enough for a program each."""
-    return bool(triton.next_power_of_2(cost.shape[1]) * triton.next_power_of_2(cost.shape[2]) <= _MOST)
+    blocks = _blocks(*cost.shape[1:])
+    return blocks["W"] * blocks["K"] <= _MOST
+
+
+def _blocks(width: int, slots: int) -> dict[str, int]:
+    """Sizes of a program's matrix, powers of two."""
+    return {"W": triton.next_power_of_2(width), "K": triton.next_power_of_2(slots)}
 
 
 @triton.jit
@@ -95,7 +101,10 @@ def _go_back(
 
 
 def on_chip_plan(cost: Tensor, senders: Tensor, receivers: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """`transport_plan` of float32 costs that lie within what scalings can hold; gradient of the iterations."""
+    """`transport_plan` of float32 costs that lie within what scalings can hold; gradient of the iterations.
+
+    Capacities are 0 or have an inverse in float32.
+    """
     plan: Tensor = _Plan.apply(cost, senders, receivers, epsilon, iterations)  # type: ignore[no-untyped-call]
     return plan
 
@@ -104,13 +113,11 @@ class _Plan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cost: Tensor, senders: Tensor, receivers: Tensor, epsilon: float, iterations: int) -> Tensor:
         given = [one.contiguous() for one in (cost, senders, receivers)]
-        least = torch.finfo(torch.float32).tiny  # less has no inverse in the type
-        given[1:] = [one.masked_fill(one < least, 0.0) for one in given[1:]]
         ctx.save_for_backward(*given)
         ctx.epsilon, ctx.iterations = epsilon, iterations
         plan = torch.empty_like(given[0])
         segments, width, slots = plan.shape
-        blocks = {"W": triton.next_power_of_2(width), "K": triton.next_power_of_2(slots)}
+        blocks = _blocks(width, slots)
         _iterate[(segments,)](*given, plan, width, slots, -1 / epsilon, iterations, **blocks)
         return plan
 
@@ -120,7 +127,7 @@ class _Plan(torch.autograd.Function):
         segments, width, slots = given[0].shape
         us, vs = (given[0].new_empty(segments, ctx.iterations, n, dtype=torch.float64) for n in (width, slots))
         found = [torch.empty_like(one) for one in given]
-        blocks = {"W": triton.next_power_of_2(width), "K": triton.next_power_of_2(slots)}
+        blocks = _blocks(width, slots)
         _go_back[(segments,)](
             *given, grads[0].contiguous(), us, vs, *found, width, slots, -1 / ctx.epsilon, ctx.iterations, **blocks
         )

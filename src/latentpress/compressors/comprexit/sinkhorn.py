@@ -61,13 +61,15 @@ def transport_plan(
             f"transport with iterations={iterations} and epsilon={epsilon:g} has no plan; "
             "give 1 iteration or more and an epsilon above 0"
         )
+    least = torch.finfo(cost.dtype).tiny  # less has no inverse in the type, so it is not there, on either way
+    senders, receivers = (one.masked_fill(one < least, 0.0) for one in (senders, receivers))
     safe = most is not None and most <= _SAFE_EXPONENT * epsilon
     if safe and gradient == "iterations" and cost.is_cuda and cost.dtype == torch.float32 and _has_triton():
         from latentpress.compressors.comprexit.on_chip import fits, on_chip_plan
 
         if fits(cost):
             return on_chip_plan(cost, senders, receivers, epsilon, iterations)
-    result: Tensor = _Plan.apply(cost, senders, receivers, epsilon, iterations, gradient, most)  # type: ignore[no-untyped-call]
+    result: Tensor = _Plan.apply(cost, senders, receivers, epsilon, iterations, gradient, safe)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -86,10 +88,10 @@ class _Plan(torch.autograd.Function):
         epsilon: float,
         iterations: int,
         gradient: Gradient,
-        most: float | None,
+        safe: bool,
     ) -> Tensor:
-        ctx.epsilon, ctx.iterations, ctx.gradient, ctx.most = epsilon, iterations, gradient, most
-        problem = _problem(cost, senders, receivers, epsilon, most)
+        ctx.epsilon, ctx.iterations, ctx.gradient, ctx.safe = epsilon, iterations, gradient, safe
+        problem = _problem(cost, senders, receivers, epsilon, safe)
         for u, v in problem.iterates(iterations):  # noqa: B007, the last pair is the plan's
             pass
         plan = problem.plan(u, v)
@@ -109,20 +111,17 @@ class _Plan(torch.autograd.Function):
             if kept:
                 found = _implicit(kept[0][some].to(dtype), own[1], own[2], grad, ctx.epsilon)
             else:
-                problem = _problem(own[0], own[1], own[2], ctx.epsilon, ctx.most)
+                problem = _problem(own[0], own[1], own[2], ctx.epsilon, ctx.safe)
                 found = problem.gradients(grad, ctx.iterations)
             parts.append([one.to(cost.dtype) for one in found])
         d_cost, d_senders, d_receivers = (torch.cat(part) for part in zip(*parts, strict=True))
         return d_cost, d_senders, d_receivers, None, None, None, None
 
 
-def _problem(
-    cost: Tensor, senders: Tensor, receivers: Tensor, epsilon: float, most: float | None
-) -> _Scaled | _Logarithmic:
-    least = torch.finfo(cost.dtype).tiny  # less has no inverse in the type
-    senders, receivers = (one.masked_fill(one < least, 0.0) for one in (senders, receivers))
+def _problem(cost: Tensor, senders: Tensor, receivers: Tensor, epsilon: float, safe: bool) -> _Scaled | _Logarithmic:
+    """The iterations in the domain that their costs allow; `safe` ones are known to allow scalings."""
     there = (senders > 0).unsqueeze(2) & (receivers > 0).unsqueeze(1)
-    if most is not None and most <= _SAFE_EXPONENT * epsilon:
+    if safe:
         return _Scaled(cost, there, senders, receivers, epsilon)
     # A constant added to the cost of a segment changes its scalings, not its plan.
     low = cost.masked_fill(~there, torch.inf).amin((1, 2), keepdim=True)
