@@ -6,7 +6,6 @@ scores of another press, seed or data set under a system's name would look like 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,21 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from latentpress.errors import InputError
+from latentpress.evaluation.questions import Question
 
-Question = tuple[str, str, tuple[str, ...]]
-"""Context, question and answers."""
 Row = dict[str, Any]
-"""Prediction, its context's tokens and latents, and the digest of its question."""
+"""Prediction, its context's tokens, what was kept of them, and the digest of its question."""
 _REMEDY = "give another --out, or remove the file to have its answers made again"
 
 
-def digest(question: Question) -> str:
-    """Identity of a question with its context; answers are no part of it, as predictions do not depend on them."""
-    return hashlib.sha256(json.dumps(question[:2]).encode()).hexdigest()[:16]
-
-
 class Predictions:
-    """The predictions of one system, in a file of their own.
+    """The predictions of one system on one set, in a file of their own.
 
     Args:
         path: the file, begun if it does not exist.
@@ -42,7 +35,7 @@ class Predictions:
     def __init__(self, path: Path, made_by: Mapping[str, Any], questions: Sequence[Question]) -> None:
         self.path = path
         self._questions = questions
-        self.rows: list[Row] = self._read(dict(made_by))
+        self.rows: list[Row] = self._read(json.loads(json.dumps(made_by)))
 
     @property
     def missing(self) -> Sequence[Question]:
@@ -51,7 +44,7 @@ class Predictions:
 
     def add(self, rows: Sequence[Row]) -> None:
         """Writes the predictions of the next questions that were missing."""
-        made = [{**row, "question": digest(one)} for row, one in zip(rows, self.missing, strict=False)]
+        made = [{"id": one.id, **row, "question": one.digest} for row, one in zip(rows, self.missing, strict=False)]
         self._append(made)
         self.rows += made
 
@@ -63,13 +56,11 @@ class Predictions:
         content = self.path.read_bytes() if self.path.exists() else b""
         whole, _, cut = content.rpartition(b"\n")
         if not whole:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_bytes(b"")
             self._append([made_by])
             return []
-        try:  # split at "\n" only: predictions may hold U+2028 and others that splitlines() splits at
-            header, *rows = [dict(json.loads(line)) for line in whole.decode().split("\n")]
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{self.path} cannot be read ({error}); {_REMEDY}") from error
+        header, rows = parse(self.path, whole)
         self._check(header, made_by, rows)
         if cut:  # half a line, where an earlier run was interrupted
             os.truncate(self.path, len(whole) + 1)
@@ -81,8 +72,20 @@ class Predictions:
             other = "; ".join(f"{key} {header.get(key)!r}, now {made_by.get(key)!r}" for key in differing)
             raise InputError(f"{self.path} holds predictions made otherwise ({other}); {_REMEDY}")
         for line, (row, question) in enumerate(zip(rows, self._questions, strict=False), 2):
-            if row.get("question") != digest(question):
+            if row.get("question") != question.digest:
                 raise InputError(
-                    f"{self.path}, line {line}, answers another question than --data, --join, --seed and --questions "
-                    f"give; {_REMEDY}"
+                    f"{self.path}, line {line}, answers another question than the data, limit and seed give; {_REMEDY}"
                 )
+
+
+def parse(path: Path, content: bytes) -> tuple[Row, list[Row]]:
+    """Header and rows of whole lines of a file of predictions.
+
+    Raises:
+        InputError: a line is no JSON object.
+    """
+    try:  # split at "\n" only: predictions may hold U+2028 and others that splitlines() splits at
+        header, *rows = [dict(json.loads(line)) for line in content.decode().split("\n")]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); {_REMEDY}") from error
+    return header, rows

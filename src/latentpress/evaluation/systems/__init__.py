@@ -1,0 +1,1 @@
+"""Systems that are compared: presses, bounds and peers, by name."""
