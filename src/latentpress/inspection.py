@@ -27,7 +27,7 @@ from latentpress.latents import WindowInfo
 from latentpress.model import Encoded
 from latentpress.press import Press
 from latentpress.tokens import tokenize
-from latentpress.windows import cut, passes
+from latentpress.windows import cut, part_places, passes
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -138,9 +138,10 @@ def inspect(
         fixed = requested_size(press.model.policy, ratio, scale)
         infos = {info.start: info for info in latents.windows}
         for batch in passes(cut([document], press.config.window_tokens)):
-            predicted = [infos[window.start].log2_ratio for window in batch]
-            sizes = [fixed or press.model.policy.choose(log2_ratio, scale) for log2_ratio in predicted]
             encoded = press.model.encode([window.ids for window in batch])
+            parts = zip(batch, encoded.parts, strict=True)
+            starts = [start for window, own in parts for start, _ in part_places(window, own)]
+            sizes = [fixed or press.model.policy.choose(infos[start].log2_ratio, scale) for start in starts]
             insight = press.model.compressor.insight(encoded.states, encoded.lengths, sizes)
             found.add(insight, [window.start for window in batch], slots)
             if _has_salience(press):

@@ -38,7 +38,7 @@ _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowInfo:
-    """One encoder window of a document and the latents that it became."""
+    """A part of a document with a ratio of its own, usually an encoder window, and the latents that it became."""
 
     start: int
     """First token of the window, counted over the document."""
@@ -75,7 +75,7 @@ class EmbeddingLatents:
     char_spans: Tensor
     """[M, 2] int64, half-open: the text's characters that each latent covers."""
     windows: tuple[WindowInfo, ...]
-    """Encoder windows in the document's order; their latents add up to M."""
+    """Parts with a ratio of their own, usually encoder windows, in the document's order; their latents add up to M."""
     requested_ratio: float | None
     """Ratio the user asked for; None: the selector chose."""
     scale: float

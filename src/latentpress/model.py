@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from latentpress.attention import Layout
 from latentpress.backbone import Backbone, Base
 from latentpress.checkpoints.config import PressConfig, read_dataclass
-from latentpress.compressors import COMPRESSORS, Added, Compressor, Extracted, Shape, Size
+from latentpress.compressors import COMPRESSORS, Added, Compressor, Extracted, Length, Ratio, Shape, Size
 from latentpress.errors import PressError, RatioError
 from latentpress.lora import lora_state
 from latentpress.ratios import POLICIES, RatioPolicy
@@ -73,12 +73,14 @@ class Encoded:
     """Token ids of the texts, `[T1 + T2 + ...]`."""
     lengths: tuple[int, ...]
     """Tokens of each text."""
+    parts: tuple[tuple[int, ...], ...]
+    """Tokens of each part of each text; a part has a size of its own."""
     states: Tensor
     """States of their tokens, `[T1 + T2 + ..., De]`; with a leading axis of layers for a compressor that reads all."""
     added: Added
     """States of what the compressor had the encoder read behind each text."""
     log2_ratios: Tensor | None
-    """What the head predicts for each text, `[B]` float32; None without a head."""
+    """What the head predicts for each part of all texts, `[P]` float32; None without a head."""
 
 
 class PressModel(nn.Module):
@@ -161,10 +163,11 @@ class PressModel(nn.Module):
         """
         device = self.decoder.device
         lengths = tuple(len(text) for text in texts)
+        parts = tuple(self.compressor.parts(length) for length in lengths)
         plain = torch.tensor([i for text in texts for i in text], device=device)
         if self.encoder is None:
             nothing = Added(states=self.decoder.embed(plain[:0]), counts=(0,) * len(lengths))
-            return Encoded(plain, lengths, self.decoder.embed(plain), nothing, None)
+            return Encoded(plain, lengths, parts, self.decoder.embed(plain), nothing, None)
         ids = torch.tensor([i for text in texts for i in (*text, self.eos)], device=device)
         prepared = self.compressor.prepare(self.encoder.embed(ids), [n + 1 for n in lengths])
         rows = [n + 1 + more for n, more in zip(lengths, prepared.added, strict=True)]
@@ -181,20 +184,22 @@ class PressModel(nn.Module):
         text, end, added = (states[..., part == i, :] for i in range(3))
         predicted = None
         if self.head is not None:
-            gist = self.compressor.gist(text, lengths)
+            gist = self.compressor.gist(text, [tokens for own in parts for tokens in own])
             predicted = self.head(gist if gist is not None else end if end.ndim == 2 else end[-1])
-        return Encoded(plain, lengths, text, Added(states=added, counts=prepared.added), predicted)
+        return Encoded(plain, lengths, parts, text, Added(states=added, counts=prepared.added), predicted)
 
-    def latents(self, encoded: Encoded, sizes: Sequence[Size]) -> Extracted:
+    def latents(self, encoded: Encoded, sizes: Size | Sequence[Size]) -> Extracted:
         """Makes latents in the decoder's input space.
 
         Args:
             encoded: texts that went through `encode`.
-            sizes: one a text.
+            sizes: one for all, or one a part of each text, end to end.
 
         Returns:
             Vectors `[M1 + M2 + ..., D]` in the decoder's type.
         """
+        if isinstance(sizes, Ratio | Length):
+            sizes = [sizes] * sum(map(len, encoded.parts))
         extracted = self.compressor.extract(encoded.states, encoded.lengths, sizes, encoded.added)
         if self.converter is None and self.residual is None:
             return extracted

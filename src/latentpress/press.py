@@ -21,7 +21,7 @@ from latentpress.compressors import Ratio, Size
 from latentpress.contexts import Context, check_made_by, open_contexts
 from latentpress.decoder.chat import Message, chat_rows
 from latentpress.decoder.generate import Sampling
-from latentpress.decoder.prompt import render
+from latentpress.decoder.prompt import Piece, render
 from latentpress.decoder.reader import Reader
 from latentpress.errors import InputError
 from latentpress.latents import EmbeddingLatents, WindowInfo
@@ -29,7 +29,7 @@ from latentpress.loading import load, load_model, shipped_presses
 from latentpress.model import PressModel
 from latentpress.session import Session
 from latentpress.tokens import TokenizedText, char_span, encode_inert, tokenize
-from latentpress.windows import Window, WindowLatents, cut, passes
+from latentpress.windows import Window, WindowLatents, cut, part_places, passes
 
 __all__ = ["Context", "Message", "Press", "Progress", "Session", "load", "load_model", "shipped_presses"]
 
@@ -113,26 +113,28 @@ class Press:
     def _compress_pass(self, windows: list[Window], fixed: Size | None, scale: float) -> list[WindowLatents]:
         """Hidden states, ratios and latents of some windows; positions restart in each."""
         encoded = self.model.encode([window.ids for window in windows])
-        if fixed is not None or encoded.log2_ratios is None:
-            predicted: list[float | None] = [None] * len(windows)
-        else:
+        predicted: list[float | None] = [None] * sum(map(len, encoded.parts))
+        if fixed is None and encoded.log2_ratios is not None:
             predicted = encoded.log2_ratios.tolist()
         sizes = [fixed or self.model.policy.choose(log2_ratio, scale) for log2_ratio in predicted]
         made = self.model.latents(encoded, sizes)
         # Kept in bfloat16 or float32, which holds every float16 exactly.
         dtype = torch.float32 if made.vectors.dtype == torch.float16 else made.vectors.dtype
         vectors, spans = made.vectors.to("cpu", dtype).split(made.counts), made.spans.cpu().split(made.counts)
-        infos = [
-            WindowInfo(
-                start=w.start,
-                tokens=len(w.ids),
-                latents=count,
-                ratio=float(size.value) if isinstance(size, Ratio) else len(w.ids) / count,
-                log2_ratio=log2_ratio,
+        chosen = zip(sizes, predicted, strict=True)
+        return [
+            WindowLatents(
+                own,
+                token_spans + window.start,
+                tuple(self._info(start, tokens, *next(chosen)) for start, tokens in part_places(window, parts)),
             )
-            for w, count, size, log2_ratio in zip(windows, made.counts, sizes, predicted, strict=True)
+            for window, parts, own, token_spans in zip(windows, encoded.parts, vectors, spans, strict=True)
         ]
-        return [WindowLatents(v, s + info.start, info) for v, s, info in zip(vectors, spans, infos, strict=True)]
+
+    def _info(self, start: int, tokens: int, size: Size, log2_ratio: float | None) -> WindowInfo:
+        count = self.model.compressor.count(tokens, size)
+        ratio = float(size.value) if isinstance(size, Ratio) else tokens / count
+        return WindowInfo(start=start, tokens=tokens, latents=count, ratio=ratio, log2_ratio=log2_ratio)
 
     def _assemble(
         self, text: str, document: TokenizedText, parts: list[WindowLatents], ratio: float | None, scale: float
@@ -142,7 +144,7 @@ class Press:
             vectors=torch.cat([part.vectors for part in parts]),
             token_spans=spans,
             char_spans=torch.tensor([char_span(document.offsets, start, end) for start, end in spans.tolist()]),
-            windows=tuple(part.info for part in parts),
+            windows=tuple(info for part in parts for info in part.infos),
             requested_ratio=None if ratio is None else float(ratio),
             scale=float(scale),
             press=self.config.name,
@@ -222,13 +224,7 @@ class Press:
         """
         if isinstance(contexts, str | EmbeddingLatents) or isinstance(questions, str):
             raise InputError("ask_many takes a list of contexts and a list of questions; repeat a context for each")
-        if len(contexts) != len(questions):
-            raise InputError(
-                f"{len(contexts)} contexts for {len(questions)} questions; give one context a question, "
-                "repeating it if need be"
-            )
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} must be at least 1")
+        _check_batch(len(contexts), len(questions), batch_size, "context")
         sampling = Sampling(max_new_tokens=max_new_tokens)
         requests = [self._reader.request(question) for question in questions]
         latents = self._open(contexts)
@@ -305,11 +301,38 @@ class Press:
         self._reader.request(question)  # a mistake in it shows before the text is read
         return self.text_session(text).ask(question, max_new_tokens=max_new_tokens)
 
+    def ask_texts(
+        self, texts: Sequence[str], questions: Sequence[str], *, max_new_tokens: int = 64, batch_size: int = 16
+    ) -> list[str]:
+        """Answers questions about different full texts in batches; each answer is what `ask_text` alone would give.
+
+        Args:
+            texts: one for each question.
+            questions: plain texts.
+            max_new_tokens: most tokens of each answer.
+            batch_size: questions decoded together.
+
+        Raises:
+            InputError: the numbers of texts and questions differ, or any of them is empty.
+            ContextTooLongError: any text, with its question and answer, exceeds the decoder's positions.
+        """
+        if isinstance(texts, str) or isinstance(questions, str):
+            raise InputError("ask_texts takes a list of texts and a list of questions; repeat a text for each")
+        _check_batch(len(texts), len(questions), batch_size, "text")
+        sampling = Sampling(max_new_tokens=max_new_tokens)
+        requests = [self._reader.request(question) for question in questions]
+        checked = [checked_text(text, "the text") for text in texts]
+        openings = {text: self._text_opening(text) for text in dict.fromkeys(checked)}
+        prompts = [[*openings[text], request] for text, request in zip(checked, requests, strict=True)]
+        return self._plain_reader.answer_many(prompts, [[]] * len(prompts), sampling, batch_size)
+
     def text_session(self, text: str) -> Session:
         """Prefills a full text for the base model as it is, for many questions."""
-        ids = list(tokenize(self._reader.tokenizer, checked_text(text, "the text")).ids)
-        opening = [piece if isinstance(piece, list) else ids for piece in self._reader.opening(1)]
-        return Session(self._plain_reader, opening, [])
+        return Session(self._plain_reader, self._text_opening(checked_text(text, "the text")), [])
+
+    def _text_opening(self, text: str) -> list[Piece]:
+        ids = list(tokenize(self._reader.tokenizer, text).ids)
+        return [piece if isinstance(piece, list) else ids for piece in self._reader.opening(1)]
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text in the decoder's tokenizer."""
@@ -320,3 +343,12 @@ class Press:
 
     def _check(self, latents: EmbeddingLatents) -> None:
         check_made_by(latents, self.config, self.fingerprint)
+
+
+def _check_batch(contexts: int, questions: int, batch_size: int, kind: str) -> None:
+    if contexts != questions:
+        raise InputError(
+            f"{contexts} {kind}s for {questions} questions; give one {kind} a question, repeating it if need be"
+        )
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size} must be at least 1")

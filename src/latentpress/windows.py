@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -33,8 +34,8 @@ class WindowLatents(NamedTuple):
     """`[M, D]` on the CPU."""
     token_spans: Tensor
     """`[M, 2]` int64, counted over the document."""
-    info: WindowInfo
-    """Sizes and ratio."""
+    infos: tuple[WindowInfo, ...]
+    """Sizes and ratio of each part that has a ratio of its own; with most compressors that is the window."""
 
 
 def cut(documents: Sequence[TokenizedText], limit: int) -> list[Window]:
@@ -44,6 +45,11 @@ def cut(documents: Sequence[TokenizedText], limit: int) -> list[Window]:
         for i, document in enumerate(documents)
         for start, end in equal_windows(len(document.ids), limit)
     ]
+
+
+def part_places(window: Window, parts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First token, counted over the document, and tokens of each part of a window."""
+    return zip(itertools.accumulate(parts, initial=window.start), parts, strict=False)
 
 
 def passes(windows: Sequence[Window]) -> Iterator[list[Window]]:

@@ -45,16 +45,16 @@ def test_every_variant_differs_from_the_others_and_shares_the_rest(variant: str)
 
 
 def test_the_papers_compressor_has_its_usual_settings() -> None:
-    assert make_recipe(RECIPE, overrides("comprexit", 0, 9)).identity()["compressor_settings"] == {}
+    assert make_recipe(RECIPE, overrides("as in the paper", 0, 9)).identity()["compressor_settings"] == {}
 
 
 def test_the_table_holds_finished_variants_best_first(tmp_path: Path) -> None:
     for seed in (0, 1):
         log(tmp_path, "comprexit", seed, answer=2.5)
         log(tmp_path, "last layer", seed, answer=2.0 + seed)
-    log(tmp_path, "both", 0, answer=1.0)  # its second seed is missing
-    log(tmp_path, "locality 0.5", 0, answer=1.0)
-    log(tmp_path, "locality 0.5", 1, answer=1.0, step=6)  # not at its end
+    log(tmp_path, "layer 10", 0, answer=1.0)  # its second seed is missing
+    log(tmp_path, "without locality", 0, answer=1.0)
+    log(tmp_path, "without locality", 1, answer=1.0, step=6)  # not at its end
     rows = collect(tmp_path, (0, 1), 9)
     assert [row["variant"] for row in rows] == ["comprexit", "last layer"]
     assert rows[1]["eval_x4_answer"] == [2.0, 3.0]

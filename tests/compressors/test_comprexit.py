@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from latentpress.model import PressModel
 
 LAYERS, WIDTH, OUT = 5, 24, 20
+TEXT = "A harbour is a place where ships may shelter, be mended and be loaded."
 # Whole segments, a partial one, shorter than a ratio, a single token.
 LENGTHS = (64, 45, 3, 1, 33)
 SEGMENT = 32
@@ -44,6 +46,12 @@ def stirred(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
         for parameter in module.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=draw)
     return module
+
+
+def laid(lengths: Sequence[int], ratios: Sequence[int], segment: int = SEGMENT) -> Segments:
+    """Texts in segments, all segments of a text at its ratio."""
+    each = [ratio for length, ratio in zip(lengths, ratios, strict=True) for _ in range(-(-length // segment))]
+    return Segments.of(lengths, each, segment, torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +133,7 @@ def test_slots_and_their_gradients_are_those_of_the_formula(ratio: int, locality
     plain = copy.deepcopy(ours).double()
     anchor = normal(sum(LENGTHS), WIDTH).requires_grad_()
     exact = anchor.detach().double().requires_grad_()
-    segments = Segments.of(LENGTHS, [ratio] * len(LENGTHS), SEGMENT, torch.device("cpu"))
+    segments = laid(LENGTHS, [ratio] * len(LENGTHS))
     found, sent = ours(anchor, segments)
     expected = torch.cat([slots(plain, text, ratio, SEGMENT) for text in exact.split(LENGTHS)])
     agree(found, expected, "slots")
@@ -151,17 +159,17 @@ def test_each_text_has_its_own_ratio_and_companions_change_nothing() -> None:
     ratios = (4, 2, 8, 4, 16)
     anchor = normal(sum(LENGTHS), WIDTH)
     with torch.no_grad():
-        together, _ = module(anchor, segments := Segments.of(LENGTHS, ratios, SEGMENT, anchor.device))
+        together, _ = module(anchor, segments := laid(LENGTHS, ratios))
         assert segments.counts == (16, 23, 1, 1, 3)
         parts = together.split(segments.counts)
         for text, length, ratio, part in zip(anchor.split(LENGTHS), LENGTHS, ratios, parts, strict=True):
-            alone, _ = module(text, Segments.of((length,), (ratio,), SEGMENT, anchor.device))
+            alone, _ = module(text, laid((length,), (ratio,)))
             torch.testing.assert_close(alone, part, atol=1e-5, rtol=1e-5)
 
 
 @given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=5), ratio=st.integers(1, 40), size=st.integers(1, 50))
 def test_segments_tile_the_true_tokens(lengths: list[int], ratio: int, size: int) -> None:
-    segments = Segments.of(lengths, [ratio] * len(lengths), size, torch.device("cpu"))
+    segments = laid(lengths, [ratio] * len(lengths), size)
     spans = segments.spans.split(segments.counts)
     for length, covered in zip(lengths, spans, strict=True):
         edges = [0, *(int(end) for end in covered[:, 1])]
@@ -296,7 +304,7 @@ def test_a_transport_without_a_plan_is_refused(iterations: int, epsilon: float) 
 def test_bfloat16_anchors_carry_a_float32_plan() -> None:
     module = stirred(WidthTransmission(WIDTH, OUT, query_width=16))
     anchor = normal(sum(LENGTHS), WIDTH)
-    segments = Segments.of(LENGTHS, [4] * len(LENGTHS), SEGMENT, anchor.device)
+    segments = laid(LENGTHS, [4] * len(LENGTHS))
     with torch.no_grad():
         found, sent = module(anchor.bfloat16(), segments)
         expected, _ = module(anchor, segments)
@@ -339,6 +347,7 @@ def comprexit(
         ({"transport": "boat"}, "transport is 'boat'; choose one of sinkhorn, window"),
         ({"capacity": "none"}, "choose one of learned, uniform"),
         ({"receivers": "last"}, "choose one of means, shuffled"),
+        ({"selects": "token"}, "choose one of window, segment"),
         ({"segments": 4}, "unknown key 'segments'; known are segment_tokens,"),
         ({"iterations": 2.5}, r"iterations is 2\.5, expected int"),
         ({"locality": -0.5}, r"locality is -0\.5, it must be between 0 and 4"),
@@ -479,6 +488,43 @@ def test_a_selector_reads_the_mean_anchor(tiny_base: Base) -> None:
     torch.testing.assert_close(encoded.log2_ratios, expected)
 
 
+def test_a_segment_with_a_ratio_of_its_own_gives_the_slots_that_a_text_at_that_ratio_gives_there(
+    tiny_base: Base,
+) -> None:
+    every, alike = comprexit(tiny_base, selects="segment"), comprexit(tiny_base)
+    texts = [list(range(5, 26)), [7, 8, 9]]  # segments of 8, 8, 5 and 3 tokens
+    with torch.no_grad():
+        encoded = every.encode(texts)
+        assert encoded.parts == ((8, 8, 5), (3,))
+        made = every.latents(encoded, [Ratio(2), Ratio(8), Ratio(4), Ratio(2)])
+        others = {ratio: alike.latents(alike.encode(texts), Ratio(ratio)) for ratio in (2, 4, 8)}
+    assert made.counts == (4 + 1 + 2, 2)
+    expected = [others[2].vectors[:4], others[8].vectors[1:2], others[4].vectors[4:6], others[2].vectors[-2:]]
+    torch.testing.assert_close(made.vectors, torch.cat(expected))
+    assert made.spans[4].tolist() == [8, 16]
+
+
+def test_a_selector_chooses_for_each_segment_from_its_own_anchors(tiny_base: Base) -> None:
+    model = comprexit(tiny_base, {"policy": "selector"}, selects="segment")
+    assert isinstance(model.compressor, ComprExIT)
+    assert model.head is not None
+    with torch.no_grad():
+        torch.nn.init.normal_(model.head.linear.weight)
+    press = Press(model, tiny_base, None, "feed")
+    latents = press.compress(TEXT)
+    assert [info.tokens for info in latents.windows[:3]] == [8, 8, 8]
+    assert max(info.tokens for info in latents.windows) == 8  # the last of each encoder window may be shorter
+    assert latents.context_tokens == press.count_tokens(TEXT)
+    assert len({info.log2_ratio for info in latents.windows}) == len(latents.windows) > 2
+    assert sum(info.latents for info in latents.windows) == len(latents)
+    with torch.no_grad():
+        encoded = model.encode([[5, 6, 7, 8, 9, 10, 11, 12, 13, 14]])
+        anchor, _ = model.compressor.depth(encoded.states)
+        expected = model.head(torch.stack([anchor[:8].mean(0), anchor[8:].mean(0)]))
+    assert encoded.log2_ratios is not None
+    torch.testing.assert_close(encoded.log2_ratios, expected)
+
+
 def test_one_layer_alone_is_that_layer_projected(tiny_base: Base) -> None:
     model = comprexit(tiny_base, layer=2)
     compressor = model.compressor
@@ -490,7 +536,7 @@ def test_one_layer_alone_is_that_layer_projected(tiny_base: Base) -> None:
 
 def test_without_transport_a_slot_holds_its_own_stretch_alone() -> None:
     module = stirred(WidthTransmission(WIDTH, OUT, query_width=16, stretches=True))
-    segments = Segments.of(LENGTHS, [4] * len(LENGTHS), SEGMENT, torch.device("cpu"))
+    segments = laid(LENGTHS, [4] * len(LENGTHS))
     with torch.no_grad():
         _, sent = module(normal(sum(LENGTHS), WIDTH), segments)
     flat = torch.cat(
@@ -506,7 +552,7 @@ def test_without_transport_a_slot_holds_its_own_stretch_alone() -> None:
 
 @given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=4), ratio=st.integers(1, 9))
 def test_shuffled_receivers_stay_in_their_segment(lengths: list[int], ratio: int) -> None:
-    segments = Segments.of(lengths, [ratio] * len(lengths), SEGMENT, torch.device("cpu"))
+    segments = laid(lengths, [ratio] * len(lengths))
     parts = segments.shuffled.split(segments.slots.tolist())
     before = 0
     for part in parts:
@@ -517,7 +563,7 @@ def test_shuffled_receivers_stay_in_their_segment(lengths: list[int], ratio: int
 
 def test_the_plan_fills_each_slot_alike() -> None:
     module = stirred(WidthTransmission(WIDTH, OUT, query_width=16))
-    segments = Segments.of(LENGTHS, [4] * len(LENGTHS), SEGMENT, torch.device("cpu"))
+    segments = laid(LENGTHS, [4] * len(LENGTHS))
     _, sent = module(normal(sum(LENGTHS), WIDTH), segments)
     for plan, tokens, count in zip(sent.plan, segments.tokens, segments.slots, strict=True):
         torch.testing.assert_close(plan.sum(0)[:count], torch.full((int(count),), 1 / int(count)))

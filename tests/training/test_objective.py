@@ -21,7 +21,16 @@ from latentpress.data.rows import Example, ExampleMaker, TokenizedRecord
 from latentpress.decoder.generate import embed_pieces
 from latentpress.model import PressModel
 from latentpress.training.checkpoint import trained
-from latentpress.training.objective import Teacher, document_latents, pack, passes, ratio_loss, row_loss, step_loss
+from latentpress.training.objective import (
+    Predicted,
+    Teacher,
+    document_latents,
+    pack,
+    passes,
+    ratio_loss,
+    row_loss,
+    step_loss,
+)
 from latentpress.training.trainer import Rows
 
 SIZE = Ratio(4)
@@ -184,10 +193,15 @@ def test_ratio_error_counts_once_a_labelled_window_and_skips_the_others(tiny_bas
     examples = [replace(example, log2_ratios=labels) for example, labels in labelled_rows(tiny_base)]
     windows = sum(len(example.windows) for example in examples)
     predicted = torch.linspace(0.5, 3.5, windows)
+    alone = Predicted(predicted, (1,) * windows)
     labels = [label for example in examples for label in example.log2_ratios]
     expected = sum((float(p) - y) ** 2 for p, y in zip(predicted, labels, strict=True) if y is not None)
-    loss, count = ratio_loss(examples, predicted, torch.device("cpu"))
+    loss, count = ratio_loss(examples, alone, torch.device("cpu"))
     assert float(loss) == pytest.approx(expected, rel=1e-5)
+    # Two parts, one above and one below what the window had alone: the mean of their squared errors.
+    halves = Predicted(torch.stack((predicted - 0.5, predicted + 0.5), 1).flatten(), (2,) * windows)
+    parted, count = ratio_loss(examples, halves, torch.device("cpu"))
+    assert float(parted) == pytest.approx(expected + 0.25 * count, rel=1e-5)
     assert count == sum(label is not None for label in labels) == len(examples)
 
 

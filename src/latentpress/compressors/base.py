@@ -157,12 +157,19 @@ class Compressor(nn.Module, ABC):
         """Latents that `extract` makes of a text of so many tokens."""
         return size.latents(tokens)
 
+    def parts(self, tokens: int) -> tuple[int, ...]:
+        """Tokens of each part, in order, of a text of so many; a part has a size of its own. By default there is one.
+
+        Where there are several, `gist` must say what the selector's head reads of each.
+        """
+        return (tokens,)
+
     def gist(self, states: Tensor, lengths: Sequence[int]) -> Tensor | None:
-        """What the selector's head reads of each text, `[B, D]`; None, as by default, for the state of its EOS.
+        """What the selector's head reads of each part, `[P, D]`; None, as by default, for the state of a text's EOS.
 
         Args:
             states: as `extract` takes them.
-            lengths: tokens of each text.
+            lengths: tokens of each part of all texts, end to end.
         """
         return None
 
@@ -188,7 +195,7 @@ class Compressor(nn.Module, ABC):
             states: `[T1 + T2 + ..., D]` states of the text tokens of all sequences, end to end (a leading layer axis if
                 `reads` is `all`).
             lengths: tokens of each text.
-            sizes: one a text.
+            sizes: one a part of each text, end to end; see `parts`.
             added: states of what `prepare` added behind the texts; None if that is nothing.
         """
 

@@ -1,7 +1,8 @@
 """Pure functions that score predicted answers, measure ratios and put intervals around means.
 
 Every score lies in [0, 1] and takes the best over the acceptable answers. English answers follow SQuAD v1.1's official
-script, Chinese ones CMRC 2018's; `contains_cjk` of the reference answers tells which to use.
+script, Chinese ones CMRC 2018's; `contains_cjk` of the reference answers tells which to use. Long answers are scored by
+ROUGE-L, which takes either language, and multiple choice by the letter.
 """
 
 import re
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 __all__ = [
     "bootstrap_interval",
+    "choice_accuracy",
     "contains_cjk",
     "correct_only_ratio",
     "em_chinese",
@@ -23,7 +25,9 @@ __all__ = [
     "normalize_answer",
     "overall_ratio",
     "paired_bootstrap",
+    "rouge_l",
     "substring_accuracy",
+    "word_tokens",
 ]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -35,6 +39,10 @@ _CHINESE_TOKEN = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+(?:[.,'][^\W{_HAN}]+)*|[^\w\
 # CMRC's list as its script applies it, a character at a time: "……" is listed there as a pair, so "…" is never removed.
 _CMRC_PUNCTUATION = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 _NON_WORD = re.compile(r"\W+")
+_WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+")
+# A to H as a word of its own. "A lecture" starts with an article, "A. lecture", "A) lecture" and "A" with an option.
+_OPTION = re.compile(r"\b(?!A [a-z])[A-H]\b(?!['’-]\w)")
+_LONE_LETTER = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
 _BOOTSTRAP_CHUNK = 4_000_000  # indices drawn at once: 32 MB
 
 
@@ -106,6 +114,39 @@ def substring_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """
     predicted = _word_characters(prediction)
     return _best(lambda answer: float(bool(stripped := _word_characters(answer)) and stripped in predicted), answers)
+
+
+def rouge_l(prediction: str, answers: Sequence[str]) -> float:
+    """Returns the F-measure of the longest common subsequence of `word_tokens`, the best over the answers.
+
+    ROUGE-L of one text (Lin 2004, eq. 2 to 4, beta 1), without stemming and without sentence splitting. Nothing in
+    common is 0.0, also when both sides hold no word.
+    """
+    predicted = word_tokens(prediction)
+
+    def score(answer: str) -> float:
+        expected = word_tokens(answer)
+        return _harmonic_mean(_longest_common_subsequence(predicted, expected), len(predicted), len(expected))
+
+    return _best(score, answers)
+
+
+def choice_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """Returns 1.0 if the first option letter of the prediction is an answer, else 0.0.
+
+    Our choice of what an option letter is: a capital A to H that stands as a word of its own ("C", "(C)", "C. farm
+    animals", "The answer is C"), but not an A before a small word, which is an article; or a letter of either case
+    that is all there is ("c.").
+    """
+    alone = _LONE_LETTER.fullmatch(prediction)
+    found = alone or _OPTION.search(prediction)
+    letter = found[found.re.groups].upper() if found else ""
+    return _best(lambda answer: float(letter == answer.strip().upper() != ""), answers)
+
+
+def word_tokens(text: str) -> list[str]:
+    """Lower-cased words and numbers without marks; a Chinese character is one. "3.5" is two, as in ROUGE's script."""
+    return _WORD.findall(text.lower())
 
 
 def correct_only_ratio(context_tokens: Sequence[int], latents: Sequence[int], correct: Sequence[bool]) -> float:
@@ -208,3 +249,20 @@ def _longest_common_run(first: Sequence[str], second: Sequence[str]) -> int:
         longest = max(longest, *current)
         previous = current
     return longest
+
+
+def _longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
+    """Returns the length of the longest subsequence of two token lists.
+
+    A row of the usual table is one integer, a bit for each token of `second`: zero where the length grows (Hyyrö 2004).
+    A few hundred words so take microseconds, not a quadratic loop.
+    """
+    places: dict[str, int] = {}
+    for place, token in enumerate(second):
+        places[token] = places.get(token, 0) | 1 << place
+    every = (1 << len(second)) - 1
+    row = every
+    for token in first:
+        matched = row & places.get(token, 0)
+        row = ((row + matched) | (row - matched)) & every
+    return len(second) - row.bit_count()

@@ -54,3 +54,5 @@ class Answer:
     """Positions that stood for them in the decoder: latents, tokens of text, or cache entries; 0 for no context."""
     nbytes: int | None = None
     """Bytes of the stored context; None where nothing is stored between two questions."""
+    error: str | None = None
+    """Why there is no answer, where context and question exceed the decoder's positions; `text` is empty then."""

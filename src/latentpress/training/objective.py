@@ -38,17 +38,29 @@ class RowLoss:
     """Sum and number of the token losses of each kind of branch; cross-entropy also where `lm` is distillation."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted:
+    """What a selector's head predicts of some windows."""
+
+    log2_ratios: Tensor
+    """Of each part of every window, `[P]`."""
+    parts: tuple[int, ...]
+    """Parts of each window."""
+
+
 def document_latents(
     model: PressModel, examples: Sequence[Example], size: Size
-) -> tuple[list[list[Tensor]], Tensor | None]:
-    """Latents `[M, D]` of each document of each example, and the predicted log2 ratio of every window."""
+) -> tuple[list[list[Tensor]], Predicted | None]:
+    """Latents `[M, D]` of each document of each example, and what the head predicts of their windows."""
     encoded = model.encode([window for example in examples for window in example.windows])
-    made = model.latents(encoded, [size] * len(encoded.lengths))
+    made = model.latents(encoded, size)
     windows = iter(made.vectors.split(made.counts))
     latents = [
         [torch.cat([next(windows) for _ in range(count)]) for count in example.documents] for example in examples
     ]
-    return latents, encoded.log2_ratios
+    if encoded.log2_ratios is None:
+        return latents, None
+    return latents, Predicted(encoded.log2_ratios, tuple(map(len, encoded.parts)))
 
 
 def pack(
@@ -159,10 +171,9 @@ def imitation_loss(model: PressModel, examples: Sequence[Example], size: Size, o
     windows and segments of the two may be cut in different ways. Both must share the text out (`Compressor.tiles`).
     """
     windows = [window for example in examples for window in example.windows]
-    sizes = [size] * len(windows)
-    made = model.latents(model.encode(windows), sizes)
+    made = model.latents(model.encode(windows), size)
     with torch.no_grad():
-        told = other.latents(other.encode(windows), sizes)
+        told = other.latents(other.encode(windows), size)
     assert made.index is not None
     assert told.index is not None
     place = torch.arange(len(made.index), dtype=torch.float32, device=made.index.device)[:, None]
@@ -178,12 +189,14 @@ def latents_of(model: PressModel, examples: Sequence[Example], size: Size) -> in
     return sum(model.compressor.count(len(window), size) for example in examples for window in example.windows)
 
 
-def ratio_loss(examples: Sequence[Example], predicted: Tensor | None, device: torch.device) -> tuple[Tensor, int]:
+def ratio_loss(examples: Sequence[Example], predicted: Predicted | None, device: torch.device) -> tuple[Tensor, int]:
     """Squared error of the predicted log2 ratio, summed over the windows that have a density label, and their number.
+
+    The label of a window is that of each of its parts; its error is the mean over them.
 
     Args:
         examples: rows.
-        predicted: log2 ratio of each of their windows, None without a prediction.
+        predicted: log2 ratios of their windows, None without a prediction.
         device: of the result.
     """
     labels = [label for example in examples for label in example.log2_ratios]
@@ -191,9 +204,13 @@ def ratio_loss(examples: Sequence[Example], predicted: Tensor | None, device: to
     if predicted is None:
         return torch.zeros((), device=device), 0
     if not known:  # part of the graph all the same: every process and every step has a gradient for the head
-        return predicted.sum() * 0.0, 0
-    target = torch.tensor([labels[i] for i in known], dtype=torch.float32, device=device)
-    return F.mse_loss(predicted[known], target, reduction="sum"), len(known)
+        return predicted.log2_ratios.sum() * 0.0, 0
+    each = [
+        (label or 0.0, label is not None) for label, n in zip(labels, predicted.parts, strict=True) for _ in range(n)
+    ]
+    target, there = torch.tensor(each, dtype=torch.float32, device=device).T
+    share = torch.tensor([1 / n for n in predicted.parts for _ in range(n)], device=device)
+    return ((predicted.log2_ratios - target).square() * there * share).sum(), len(known)
 
 
 def passes(examples: Sequence[Example], tokens: int) -> list[Sequence[Example]]:

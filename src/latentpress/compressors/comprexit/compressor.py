@@ -40,6 +40,8 @@ class ComprExITSettings:
     """Beyond the paper: states of all layers are scaled to the same norm before they are weighed."""
     gradient: Gradient = "iterations"
     """Gradient of the transport: of these `iterations`, or `implicit`, of the plan they converge to."""
+    selects: Literal["window", "segment"] = "window"
+    """Beyond the paper: what the selector chooses a ratio for, the whole of an encoder window or each segment of it."""
     layer: int | None = None
     """An ablation: one layer alone, 0 the embedding output and -1 the last; None for all."""
     transport: Literal["sinkhorn", "window"] = "sinkhorn"
@@ -120,12 +122,16 @@ class ComprExIT(Compressor):
         whole, rest = divmod(tokens, self.settings.segment_tokens)
         return whole * size.latents(self.settings.segment_tokens) + size.latents(rest)
 
+    def parts(self, tokens: int) -> tuple[int, ...]:
+        """See `Compressor.parts`: the segments, where each has a ratio of its own."""
+        return (tokens,) if self.settings.selects == "window" else self._segment_lengths(tokens)
+
     def gist(self, states: Tensor, lengths: Sequence[int]) -> Tensor:
         """See `Compressor.gist`: the mean anchor, as no EOS that is frozen tells of the text before it."""
         anchors, _ = self.depth(self._chosen(states))
         counts = torch.tensor(lengths, device=anchors.device)
-        text = torch.arange(len(lengths), device=anchors.device).repeat_interleave(counts)
-        return window_means(anchors, text, len(lengths))
+        part = torch.arange(len(lengths), device=anchors.device).repeat_interleave(counts)
+        return window_means(anchors, part, len(lengths))
 
     def start_at_zero(self) -> None:
         """See `Compressor.start_at_zero`; the bias of the last layer is zero from the start."""
@@ -171,4 +177,12 @@ class ComprExIT(Compressor):
         return states if self.settings.layer is None else states[self.settings.layer][None]
 
     def _segments(self, lengths: Sequence[int], sizes: Sequence[Size], device: torch.device) -> Segments:
-        return Segments.of(lengths, [size.value for size in sizes], self.settings.segment_tokens, device)
+        chosen = [size.value for size in sizes]
+        if self.settings.selects == "window":  # all segments of a text alike
+            segments = [len(self._segment_lengths(length)) for length in lengths]
+            chosen = [ratio for ratio, count in zip(chosen, segments, strict=True) for _ in range(count)]
+        return Segments.of(lengths, chosen, self.settings.segment_tokens, device)
+
+    def _segment_lengths(self, tokens: int) -> tuple[int, ...]:
+        most = self.settings.segment_tokens
+        return tuple(min(most, tokens - start) for start in range(0, tokens, most))

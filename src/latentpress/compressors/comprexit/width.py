@@ -48,14 +48,22 @@ class Segments:
 
     @staticmethod
     def of(lengths: Sequence[int], ratios: Sequence[int], segment: int, device: torch.device) -> Segments:
-        """Lays texts of the given lengths into segments of so many tokens; the last of a text may be shorter."""
+        """Lays texts into segments of so many tokens; the last of a text may be shorter.
+
+        Args:
+            lengths: tokens of each text.
+            ratios: one a segment, end to end.
+            segment: most tokens of a segment.
+            device: of the indices.
+        """
+        chosen = iter(ratios)
         sizes, slots, counts, places = [], [], [], []
         spans: list[tuple[int, int]] = []
-        for text, (length, ratio) in enumerate(zip(lengths, ratios, strict=True)):
+        for text, length in enumerate(lengths):
             counts.append(0)
             for start in range(0, length, segment):
                 size = min(segment, length - start)
-                count = -(-size // ratio)
+                count = -(-size // next(chosen))
                 quotient, rest = divmod(size, count)
                 edges = [start + k * quotient + min(k, rest) for k in range(count + 1)]
                 spans += itertools.pairwise(edges)

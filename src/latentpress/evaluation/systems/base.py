@@ -16,6 +16,7 @@ from latentpress.errors import InputError
 from latentpress.evaluation.questions import Answer, Question
 
 if TYPE_CHECKING:
+    from latentpress.decoder.prompt import PromptSettings
     from latentpress.press import Press
 
 SystemKind = Literal["press", "bound", "peer"]
@@ -100,6 +101,8 @@ class Setup:
     """Whose base model, tokenizer and prompt all systems share."""
     readers: dict[str, Press]
     """Trained readers of text by name (`tuned`, `prompt-tuned`): presses that hand on text as it is at ratio 1."""
+    prompt: PromptSettings | None = None
+    """Texts around what the base model reads as it is; the press's if None."""
     seed: int = 0
     """Of whatever is drawn."""
     python: dict[str, Path] | None = None

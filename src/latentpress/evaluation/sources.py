@@ -1,0 +1,153 @@
+"""Where data sets come from: a path, an id of the hub, or a name, and what the set is called in reports."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentpress.data.records import _DATA_SUFFIXES, _HUB_ID
+from latentpress.errors import InputError
+
+__all__ = ["IN_DOMAIN", "OUT_OF_DOMAIN", "Source", "find_source", "find_sources", "known_names"]
+
+IN_DOMAIN = ("SQuAD", "NewsQA", "TriviaQA-web", "SearchQA", "HotpotQA", "NaturalQuestionsShort")
+"""MRQA 2019's six sets that have a training part, as its files are called."""
+OUT_OF_DOMAIN = ("BioASQ", "DROP", "DuoRC.ParaphraseRC", "RACE", "RelationExtraction", "TextbookQA")
+"""MRQA 2019's six sets that have none, as its files are called."""
+_SHORT = {
+    "triviaqa": "TriviaQA-web",
+    "naturalquestions": "NaturalQuestionsShort",
+    "nq": "NaturalQuestionsShort",
+    "duorc": "DuoRC.ParaphraseRC",
+}
+_MRQA = {name.casefold(): name for name in (*IN_DOMAIN, *OUT_OF_DOMAIN)} | _SHORT
+_MRQA_HUB = "mrqa-workshop/mrqa"  # a question a row; `subset` is the set's name, out-of-domain sets are its test split
+_NAMED = re.compile(r"([\w.-]+)=(.+)")
+_NEAREST = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """A data set before it is read."""
+
+    name: str
+    """What reports and files of predictions call it."""
+    place: str
+    """File, or id on the hub."""
+    hub: bool = False
+    """The place is on the hub."""
+    subset: str | None = None
+    """The rows of the place that are meant, by their field `subset`; None for all."""
+
+
+def find_sources(words: Sequence[str], *, data_dir: str | Path | None = None) -> list[Source]:
+    """Finds several data sets, as `find_source` does each.
+
+    Raises:
+        InputError: one cannot be found, or two have the same name.
+    """
+    sources = [find_source(word, data_dir=data_dir) for word in words]
+    for name, count in Counter(source.name for source in sources).items():
+        if count > 1:
+            places = " and ".join(source.place for source in sources if source.name == name)
+            raise InputError(f"{count} data sets are called {name!r} ({places}); name one of them: NAME=PATH")
+    return sources
+
+
+def find_source(word: str, *, data_dir: str | Path | None = None) -> Source:
+    """Finds a data set.
+
+    Args:
+        word: a path; an id of the hub, "org/name[:split]"; either of them with a name of its own, "name=path"; or a
+            name, case aside: of a file in `data_dir` without its suffixes, or one of MRQA's twelve sets, which comes
+            from the hub where the folder has no such file.
+        data_dir: folder of data sets.
+
+    Raises:
+        InputError: there is no such file, set or folder, or the set is on the hub and the package `datasets` missing.
+    """
+    folder = None if data_dir is None else Path(data_dir)
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"the folder of data sets {str(folder)!r} does not exist; give a folder of data files")
+    named = None if Path(word).exists() else _NAMED.fullmatch(word)
+    name, place = (named[1], named[2]) if named else (None, word)
+    if Path(place).is_file() or "\\" in place or place.endswith(_DATA_SUFFIXES):
+        return Source(name=name or _stem(Path(place)), place=place)
+    if "/" in place:
+        hub = _HUB_ID.fullmatch(place) is not None and not Path(place).parent.is_dir()
+        stem = place.partition(":")[0].rpartition("/")[2] if hub else _stem(Path(place))
+        return Source(name=name or stem, place=place, hub=hub)
+    found = _in_folder(place, folder) or _in_mrqa(place, folder)
+    if found is None:
+        raise _unknown(place, folder)
+    return Source(name=name or found.name, place=found.place, hub=found.hub, subset=found.subset)
+
+
+def known_names(data_dir: str | Path | None = None) -> tuple[str, ...]:
+    """Names that `find_source` takes: of the folder's files, then of MRQA's sets."""
+    names = [] if data_dir is None else sorted(_stem(file) for file in _data_files(Path(data_dir)))
+    return tuple(dict.fromkeys([*names, *IN_DOMAIN, *OUT_OF_DOMAIN]))
+
+
+def _in_folder(name: str, folder: Path | None) -> Source | None:
+    """The folder's file of that name, or of the one that MRQA has for it."""
+    files = [] if folder is None else _data_files(folder)
+    for called in dict.fromkeys([name.casefold(), _MRQA.get(name.casefold(), name).casefold()]):
+        found = [file for file in files if _stem(file).casefold() == called]
+        if len(found) > 1:
+            places = " and ".join(sorted(file.name for file in found))
+            raise InputError(f"data set {name!r} may be {places} of {folder}; give the path of the one that is meant")
+        if found:
+            return Source(name=_stem(found[0]), place=str(found[0]))
+    return None
+
+
+def _in_mrqa(name: str, folder: Path | None) -> Source | None:
+    """One of MRQA's sets on the hub."""
+    known = _MRQA.get(name.casefold())
+    if known is None:
+        return None
+    if not _has_datasets():
+        where = "no folder of data sets is given" if folder is None else f"{folder} has no {known}.jsonl.gz"
+        raise InputError(
+            f"data set {known!r}: {where}, and reading it from the hub needs the package `datasets`; "
+            f"give {known}=PATH, or pip install 'latentpress[hub]'"
+        )
+    split = "validation" if known in IN_DOMAIN else "test"
+    return Source(name=known, place=f"{_MRQA_HUB}:{split}", hub=True, subset=known)
+
+
+def _has_datasets() -> bool:
+    try:
+        return importlib.util.find_spec("datasets") is not None
+    except ValueError:  # switched off in sys.modules
+        return False
+
+
+def _unknown(name: str, folder: Path | None) -> InputError:
+    known = known_names(folder)
+    folded = {one.casefold(): one for one in (*_SHORT, *known)}
+    nearest = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=_NEAREST)]
+    meant = f" (did you mean {' or '.join(nearest)}?)" if nearest else ""
+    within = f", nor in {folder}" if folder else ""
+    return InputError(
+        f"data set {name!r} is no file{within}, and no known name{meant}; give a path, NAME=PATH, an id of the hub "
+        f"(org/name:split) or one of {', '.join(known)}"
+    )
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if file.name.endswith(_DATA_SUFFIXES) and file.is_file()]
+
+
+def _stem(file: Path) -> str:
+    """The file's name without the suffixes of data files: `DuoRC.ParaphraseRC` of `DuoRC.ParaphraseRC.jsonl.gz`."""
+    name = file.name
+    while name.endswith(_DATA_SUFFIXES) and name != Path(name).suffix and Path(name).suffix:
+        name = name[: -len(Path(name).suffix)]
+    return name

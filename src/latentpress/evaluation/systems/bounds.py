@@ -1,0 +1,105 @@
+"""Bounds: what is left of a text after a rule has cut it, or all of it, or nothing, and a reader of that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from latentpress.evaluation.questions import Answer, Question
+from latentpress.evaluation.systems.base import Family, Setup, Size, System, SystemKind
+from latentpress.evaluation.systems.batching import as_answer
+from latentpress.evaluation.systems.cutters import (
+    Cutter,
+    bm25_sentences,
+    everything,
+    head,
+    head_tail,
+    nothing,
+    random_sentences,
+)
+
+if TYPE_CHECKING:
+    from latentpress.evaluation.systems.readers import TextReader
+
+
+class CutSystem(System):
+    """A cutter of texts and a reader of what is left.
+
+    Documents of a question are cut as one text, blank lines between them. Their tokens, over which the ratio is taken,
+    are counted without these lines; what is kept of the lines counts as kept.
+
+    Args:
+        family: its name, and whether its cutter sees the question.
+        cutter: what cuts.
+        setup: what it shares with others.
+        reader: what reads.
+        size: a ratio; None where the cutter asks for no budget.
+    """
+
+    kind: SystemKind = "bound"
+
+    def __init__(self, family: Family, cutter: Cutter, setup: Setup, reader: TextReader, size: Size | None) -> None:
+        self.name, self.sees_question = family.name, family.sees_question
+        self.reader, self.size = reader.name, size
+        self._cutter, self._reader = cutter, reader
+        self._press, self._seed = setup.press, setup.seed
+
+    @property
+    def _ratio(self) -> float:
+        return self.size.ratio or 1.0 if self.size else 1.0
+
+    def identity(self) -> dict[str, Any]:
+        """See `System.identity`; the seed is part of it where something is drawn."""
+        drawn = {"seed": self._seed} if self._cutter is random_sentences else {}
+        return {**self._reader.identity(), "cut": self.name, "ratio": self._ratio, **drawn}
+
+    def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
+        """See `System.answer`."""
+        documents = dict.fromkeys(context for one in questions for context in one.contexts)
+        counts = {context: self._press.count_tokens(context) for context in documents}
+        tokens = [sum(counts[context] for context in one.contexts) for one in questions]
+        texts = [self.kept(one, math.ceil(count / self._ratio)) for one, count in zip(questions, tokens, strict=True)]
+        replies = self._reader.answer(texts, [one.question for one in questions], max_new_tokens)
+        return [
+            as_answer(reply, tokens=count, kept=self._press.count_tokens(text), nbytes=self._stored_bytes(text))
+            for reply, count, text in zip(replies, tokens, texts, strict=True)
+        ]
+
+    def kept(self, question: Question, budget: int) -> str:
+        """What is left of a question's documents; drawn anew for each question, whatever stands beside it."""
+        seed = self._seed + int(question.digest, 16)
+        return self._cutter(question.text, question.question, budget, self._press.base.tokenizer, seed)
+
+    def _stored_bytes(self, text: str) -> int | None:
+        """Bytes of the text in UTF-8; whatever sees the question must go back to the whole text for the next one."""
+        return None if self.sees_question or not text else len(text.encode())
+
+
+def _family(name: str, about: str, cutter: Cutter, **fields: Any) -> Family:
+    def make(setup: Setup, reader: str, size: Size | None) -> System:
+        from latentpress.evaluation.systems.readers import text_reader
+
+        return CutSystem(family, cutter, setup, text_reader(setup, reader), size)
+
+    family = Family(name=name, kind="bound", about=about, make=make, **fields)
+    return family
+
+
+_WHOLE: dict[str, Any] = {"readers": ("zero-shot", "tuned", "prompt-tuned"), "sized": False}
+BOUNDS: dict[str, Family] = {
+    family.name: family
+    for family in (
+        _family("none", "the question alone, no context", nothing, **_WHOLE),
+        _family("full", "the whole text", everything, **_WHOLE),
+        _family("head", "the first tokens of the text", head),
+        _family("head-tail", "tokens of the text, half from its start and half from its end", head_tail),
+        _family("random-sentences", "sentences drawn at random, in the order of the text", random_sentences),
+        _family(
+            "bm25-sentences",
+            "the sentences that match the question best (BM25), in the order of the text",
+            bm25_sentences,
+            sees_question=True,
+        ),
+    )
+}

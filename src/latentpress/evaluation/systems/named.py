@@ -1,0 +1,185 @@
+"""Systems by name, as `--with` gives them: `semidynamic-smollm2-135m@2/4/auto`, `head@4/8`, `full:tuned`."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latentpress.errors import InputError, RatioError
+from latentpress.evaluation.systems.base import Family, Setup, Size, System
+from latentpress.evaluation.systems.bounds import BOUNDS
+
+if TYPE_CHECKING:
+    from latentpress.evaluation.systems.presses import PressSystem
+    from latentpress.press import Press
+
+_SHORT = 8  # characters of a fingerprint in a name
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What one name asks for."""
+
+    name: str
+    """Of a family, or a press."""
+    reader: str | None
+    """The one reader asked for, of a family."""
+    sizes: tuple[Size, ...]
+    """Sizes asked for; none: the default ones."""
+
+
+def families() -> dict[str, Family]:
+    """Bounds and peers by name; presses need no family."""
+    from latentpress.evaluation.systems.peers import PEERS
+
+    return BOUNDS | PEERS
+
+
+def make_systems(
+    names: Sequence[str], setup: Setup, sizes: Sequence[Size], load: Callable[[str], Press]
+) -> tuple[list[System], list[str]]:
+    """Makes systems by name.
+
+    Args:
+        names: `NAME[:READER][@SIZE/SIZE/...]` each: a family, or a press by shipped name, folder or hub id. Without a
+            reader, a family is given all of its readers that the setup has.
+        setup: what they share.
+        sizes: where a name gives none; those that a press was not trained for are passed over.
+        load: loads a press by name.
+
+    Returns:
+        The systems, in the order of the names, and a line for everything that was passed over.
+
+    Raises:
+        InputError: an unknown name, with the nearest ones; a reader or size that cannot be; a system named twice.
+        RatioError: a size given with a press that was not trained for it.
+    """
+    table, loaded = families(), functools.cache(load)
+    notes: list[str] = []
+    systems: list[System] = []
+    for wanted in (_wanted(name, table) for name in names):
+        if wanted.name in table:
+            systems += _of_family(table[wanted.name], wanted, setup, sizes, notes)
+        else:
+            systems += _of_press(wanted, sizes, loaded, notes)
+    _tell_apart(systems)
+    twice = [label for label, count in Counter(system.label for system in systems).items() if count > 1]
+    if twice:
+        raise InputError(f"{', '.join(twice)} would be compared with itself; name each system once")
+    return systems, list(dict.fromkeys(notes))
+
+
+def _wanted(text: str, table: dict[str, Family]) -> _Wanted:
+    """Reads a name."""
+    text = text.strip()
+    # The last @, unless it is part of a folder's name.
+    at = len(text) if "@" not in text or Path(text).is_dir() else text.rindex("@")
+    name, given = text[:at], text[at + 1 :]
+    family, _, reader = name.partition(":")
+    if family not in table and "/" not in name and not Path(name).is_dir():
+        _check_shipped(name, table)
+    sizes = tuple(map(Size.parse, given.split("/"))) if name != text else ()
+    return _Wanted(family, reader or None, sizes) if family in table else _Wanted(name, None, sizes)
+
+
+def _check_shipped(name: str, table: dict[str, Family]) -> None:
+    from latentpress.loading import shipped_presses
+
+    shipped = shipped_presses()
+    if name in shipped:
+        return
+    press = name.partition(":")[0]
+    if press in shipped:
+        raise InputError(f"{name!r} asks for a reader, and a press is read by its own decoder; give {press!r}")
+    nearest = difflib.get_close_matches(name, [*table, *shipped], n=3, cutoff=0.5)
+    meant = f"did you mean {' or '.join(nearest)}? " if nearest else ""
+    raise InputError(
+        f"unknown system {name!r}: neither a bound or peer, nor a shipped press, nor the folder of one; {meant}"
+        "`latentpress eval --list` shows all"
+    )
+
+
+def _of_family(
+    family: Family, wanted: _Wanted, setup: Setup, default: Sequence[Size], notes: list[str]
+) -> Iterator[System]:
+    readers = _readers(family, wanted.reader, setup, notes)
+    for size in _sizes(family, wanted.sizes, default, notes):
+        for reader in readers:
+            yield family.make(setup, reader, size)
+
+
+def _readers(family: Family, asked: str | None, setup: Setup, notes: list[str]) -> list[str]:
+    """Readers of a family that the setup has, or the one asked for."""
+    there = ("zero-shot", *setup.readers)
+    if asked is None:
+        notes += [
+            f"{family.name} with the reader {reader!r}: no such reader was given"
+            for reader in family.readers
+            if reader not in there
+        ]
+        return [reader for reader in family.readers if reader in there]
+    if asked not in family.readers:
+        raise InputError(
+            f"{family.name}:{asked}: {family.name} is read by {', '.join(family.readers)}; give one of them"
+        )
+    if asked not in there:
+        raise InputError(
+            f"{family.name}:{asked} needs a trained reader, and none was given as {asked!r}; "
+            f"give its press, or ask for {family.name}:zero-shot"
+        )
+    return [asked]
+
+
+def _sizes(family: Family, asked: Sequence[Size], default: Sequence[Size], notes: list[str]) -> Sequence[Size | None]:
+    """Ratios at which a family is made."""
+    if not family.sized:
+        if asked:
+            raise InputError(f"{family.name} has no size; leave @{asked[0]} out")
+        return [None]
+    chosen = [size for size in asked or default if size.ratio is None]
+    if asked and chosen:
+        raise InputError(f"{family.name}@{chosen[0]}: only a press has a selector that chooses a ratio; give a number")
+    notes += [f"{family.name} at {size}: only a press has a selector that chooses a ratio" for size in chosen]
+    return [size for size in asked or default if size.ratio is not None]
+
+
+def _of_press(
+    wanted: _Wanted, default: Sequence[Size], load: Callable[[str], Press], notes: list[str]
+) -> list[PressSystem]:
+    from latentpress.evaluation.systems.presses import PressSystem
+
+    press = load(wanted.name)
+    if wanted.sizes:
+        return [PressSystem(press, size) for size in wanted.sizes]
+    made: list[PressSystem] = []
+    for size in default:
+        try:
+            made.append(PressSystem(press, size))
+        except RatioError as error:
+            notes.append(f"{press.config.name} at {size}: {error}")
+    if not made:
+        listed = ", ".join(map(str, default)) or "none"
+        candidates = "/".join(map(str, press.model.policy.candidates))
+        raise RatioError(
+            f"press {press.config.name!r} was trained for none of the sizes asked for ({listed}); "
+            f"give them with its name, {wanted.name}@{candidates}"
+        )
+    return made
+
+
+def _tell_apart(systems: Sequence[System]) -> None:
+    """Adds the start of its fingerprint to the name of every press whose name another press has too."""
+    from latentpress.evaluation.systems.presses import PressSystem
+
+    presses = [system for system in systems if isinstance(system, PressSystem)]
+    fingerprints: dict[str, set[str]] = {}
+    for system in presses:
+        fingerprints.setdefault(system.name, set()).add(system.press.fingerprint)
+    for system in presses:
+        if len(fingerprints[system.name]) > 1:
+            system.name = f"{system.name}-{system.press.fingerprint[:_SHORT]}"

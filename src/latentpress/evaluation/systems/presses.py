@@ -1,0 +1,100 @@
+"""A press at one size, as a compared system."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from latentpress.errors import RatioError
+from latentpress.evaluation.questions import Answer, Question
+from latentpress.evaluation.systems.base import Size, System, SystemKind
+from latentpress.evaluation.systems.batching import answered, as_answer
+
+if TYPE_CHECKING:
+    from latentpress.latents import EmbeddingLatents
+    from latentpress.press import Press
+
+
+class PressSystem(System):
+    """Compresses each document of a question and asks its latents.
+
+    Args:
+        press: the press.
+        size: one of its candidate ratios, or the choice of its selector.
+        name: what it is called, if not by the press's own name.
+
+    Raises:
+        RatioError: the press was not trained for the size.
+    """
+
+    kind: SystemKind = "press"
+    reader = "own"
+    sees_question = False
+
+    def __init__(self, press: Press, size: Size, *, name: str | None = None) -> None:
+        check_size(press, size)
+        self.press = press
+        self.size = self._size = size
+        self.name = name or press.config.name
+
+    def identity(self) -> dict[str, Any]:
+        """See `System.identity`; prompt and settings are in the press's fingerprint."""
+        return {
+            "press": self.press.fingerprint,
+            "base": self.press.base.fingerprint,
+            "dtype": str(self.press.model.decoder.dtype).removeprefix("torch."),
+            "ratio": self._size.ratio,
+            "scale": self._size.scale,
+        }
+
+    def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
+        """See `System.answer`; each distinct document is compressed once."""
+        documents = list(dict.fromkeys(context for one in questions for context in one.contexts))
+        made = self.press.compress(documents, ratio=self._size.ratio, scale=self._size.scale)
+        latents = dict(zip(documents, made, strict=True))
+        contexts = [[latents[context] for context in one.contexts] for one in questions]
+        kept = [sum(map(len, own)) for own in contexts]
+
+        def ask(batch: list[int]) -> list[str]:
+            return self.press.ask_many(
+                [contexts[i] for i in batch],
+                [questions[i].question for i in batch],
+                max_new_tokens=max_new_tokens,
+                batch_size=len(batch),
+            )
+
+        asked = [self.press.count_tokens(one.question) for one in questions]
+        sizes = [count + more + max_new_tokens for count, more in zip(kept, asked, strict=True)]
+        return [
+            as_answer(
+                reply, tokens=sum(one.context_tokens for one in own), kept=count, nbytes=sum(map(stored_bytes, own))
+            )
+            for reply, own, count in zip(answered(ask, sizes), contexts, kept, strict=True)
+        ]
+
+
+def check_size(press: Press, size: Size) -> None:
+    """Makes sure that a press can compress at a size.
+
+    Raises:
+        RatioError: a ratio that is no candidate, or a selector's choice where there is no selector.
+    """
+    from latentpress.arguments import requested_size
+
+    policy = press.model.policy
+    listed = ", ".join(map(str, policy.candidates))
+    try:
+        requested_size(policy, size.ratio, size.scale)
+    except RatioError as error:
+        raise RatioError(f"press {press.config.name!r}: {error}") from error
+    if size.ratio is None and not policy.predicts:
+        raise RatioError(
+            f"press {press.config.name!r}: size {size} is its selector's choice, and it has none; "
+            f"choose one of the ratios {listed}"
+        )
+
+
+def stored_bytes(latents: EmbeddingLatents) -> int:
+    """Bytes of the tensors that a latents file holds: vectors and spans, without its header of about a kilobyte."""
+    tensors = (latents.vectors, latents.token_spans, latents.char_spans)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
