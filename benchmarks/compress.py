@@ -6,10 +6,10 @@ import torch
 
 from benchmarks.documents import nearest_ratio, text_of
 from benchmarks.results import Report, Result, Settings, Side, Target
-from benchmarks.timing import interleave
 from benchmarks.work import compress_work, forward_work
 from latentpress.attention import Layout
 from latentpress.compressors import Ratio
+from latentpress.evaluation.timing import interleave
 from latentpress.press import Press
 
 _FORWARD, _LATENTS, _WHOLE = "encoder forward pass alone", "encode + latents", "press.compress, from the text"

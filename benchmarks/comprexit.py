@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import child
-from benchmarks.memory import peak_bytes, reset_peak, resident_bytes
 from benchmarks.results import Report, Result, Settings, Side, Target
-from benchmarks.timing import Spread, Timings, interleave
 from benchmarks.work import Work, forward_work
 from latentpress.attention import Layout
 from latentpress.backbone import Backbone
 from latentpress.compressors import ComprExIT, Ratio, Shape
 from latentpress.compressors.comprexit.compressor import ComprExITSettings
+from latentpress.evaluation.memory import peak_bytes, reset_peak, resident_bytes
+from latentpress.evaluation.timing import Spread, Timings, interleave
 from latentpress.press import Press
 
 RATIO = 4

@@ -8,10 +8,10 @@ import torch
 
 import latentpress
 from benchmarks.results import Report, Result, Settings, Side
-from benchmarks.timing import interleave
 from benchmarks.work import forward_work, logits_work
 from latentpress.attention import KeyValueCache, Layout
 from latentpress.decoder.generate import Sampling, generate, prefill
+from latentpress.evaluation.timing import interleave
 from latentpress.press import Press
 
 _STEPS = 16

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from benchmarks.documents import QUESTION, nearest_ratio, text_of
 from benchmarks.results import Report, Result, Settings, Side
-from benchmarks.timing import Side as Action
-from benchmarks.timing import Timings, interleave
 from benchmarks.work import compress_work, forward_work, logits_work
-from latentpress.attention import KeyValueCache
 from latentpress.backbone import Backbone
-from latentpress.decoder.generate import Sampling, embed_pieces, generate, prefill
+from latentpress.decoder.generate import embed_pieces
 from latentpress.decoder.prompt import Piece, ask_messages, render, split_at_last_slot
+from latentpress.evaluation.speed import write_answer
+from latentpress.evaluation.timing import Side as Action
+from latentpress.evaluation.timing import Timings, interleave
 from latentpress.latents import EmbeddingLatents
 from latentpress.press import Press
 from latentpress.tokens import tokenize
@@ -72,14 +72,9 @@ class Asker:
     def _answer(
         self, backbone: Backbone, context: Tensor, tokens: int, began: float
     ) -> tuple[dict[str, float], list[int]]:
-        cache = KeyValueCache(1)
-        prefill(backbone, [context], cache)
-        states = prefill(backbone, [embed_pieces(backbone, [self.request()], [])], cache)
-        answer, first = [], 0.0
-        for row in generate(backbone, states, cache, frozenset(), Sampling(max_new_tokens=tokens)):
-            answer.append(int(row[0] or 0))
-            first = first or time.perf_counter() - began
-        return {"first token": first}, answer
+        prompt = torch.cat((context, embed_pieces(backbone, [self.request()], [])))
+        first, written = write_answer(backbone, prompt, tokens, began)
+        return {"first token": first}, written
 
     @torch.no_grad()
     def other(self, text: str) -> None:

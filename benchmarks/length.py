@@ -11,10 +11,10 @@ from typing import Any
 import latentpress
 from benchmarks import child
 from benchmarks.documents import nearest_ratio, text_of
-from benchmarks.memory import peak_bytes, reset_peak, resident_bytes
 from benchmarks.results import Report, Result, Settings, Side, Target
-from benchmarks.timing import Spread, interleave
 from benchmarks.work import compress_work, window_bytes
+from latentpress.evaluation.memory import peak_bytes, reset_peak, resident_bytes
+from latentpress.evaluation.timing import Spread, interleave
 from latentpress.press import Press
 from latentpress.tokens import equal_windows
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from benchmarks.documents import equal_lengths, log_uniform, nearest_ratio, text_of
 from benchmarks.results import Report, Result, Settings, Side, Target
-from benchmarks.timing import interleave
 from benchmarks.work import compress_work
+from latentpress.evaluation.timing import interleave
 from latentpress.press import Press
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from benchmarks.timing import Note, Spread
 from benchmarks.work import Machine
+from latentpress.evaluation.timing import Note, Spread
 
 
 @dataclass(frozen=True, slots=True)

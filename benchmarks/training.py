@@ -12,14 +12,14 @@ from torch import Tensor
 import latentpress
 from benchmarks import child
 from benchmarks.documents import nearest_ratio
-from benchmarks.memory import peak_bytes, reset_peak, resident_bytes
 from benchmarks.naive_training import one_question_each, padded_loss, padding_free_loss
 from benchmarks.results import Report, Result, Settings, Side, Target
-from benchmarks.timing import Spread, interleave
 from benchmarks.work import Work, backward_work, kept_bytes, latents_work, logits_work, weight_bytes
 from latentpress.compressors import Ratio, Size
 from latentpress.data.records import read_records
 from latentpress.data.rows import Example, ExampleMaker
+from latentpress.evaluation.memory import peak_bytes, reset_peak, resident_bytes
+from latentpress.evaluation.timing import Spread, interleave
 from latentpress.model import PressModel
 from latentpress.press import Press
 from latentpress.training.memory import keep_freed_memory

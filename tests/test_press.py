@@ -579,6 +579,52 @@ def test_rows_that_end_early_leave_the_others_as_they_are(press: Press, monkeypa
     assert len({len(press.base.tokenizer(answer)["input_ids"]) for answer in together}) > 2
 
 
+def test_full_texts_in_batches_are_answered_as_one_by_one(press: Press) -> None:
+    texts = [TEXT, "Fox.", OTHER_TEXT, TEXT[:80], TEXT, SPECIAL]
+    questions = [QUESTION, "Why?", "Where was it signed?", "Who was elsewhere?", f"What? {SPECIAL}", "日本語?"]
+    alone = [press.ask_text(text, question, max_new_tokens=7) for text, question in zip(texts, questions, strict=True)]
+    assert len({*alone}) > 2
+    for size in (1, 3, 16):
+        assert press.ask_texts(texts, questions, max_new_tokens=7, batch_size=size) == alone
+    assert press.ask_texts(texts[::-1], questions[::-1], max_new_tokens=7) == alone[::-1]
+    assert press.ask_texts([], []) == []
+
+
+def test_full_texts_are_read_by_the_base_model_in_the_prompt_of_the_press(press: Press) -> None:
+    prompt = [BEFORE, "Context: ", TEXT, f"\n\nQuestion: {QUESTION}", AFTER]
+    plain = Backbone(press.base.model)
+    expected = greedy(press, prompt_of(press, prompt, backbone=plain), 12, backbone=plain)
+    assert press.ask_texts([TEXT], [QUESTION], max_new_tokens=12) == [expected]
+
+
+def test_a_full_text_that_does_not_fit_is_refused_before_the_first_answer(
+    press: Press, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "prefill", lambda *_: pytest.fail("read"))
+    with pytest.raises(ContextTooLongError, match="compress it"):
+        press.ask_texts(["Fox.", TEXT * 9], [QUESTION] * 2)
+
+
+@pytest.mark.parametrize(
+    ("texts", "questions", "changes", "message"),
+    [
+        ([TEXT], [QUESTION] * 2, {}, "1 texts for 2 questions; give one text a question"),
+        (TEXT, [QUESTION], {}, "list of texts"),
+        ([TEXT], "?", {}, "list of questions"),
+        ([TEXT], [" "], {}, "question is empty"),
+        ([" "], [QUESTION], {}, "text is empty"),
+        ([[TEXT]], [QUESTION], {}, "text is a list"),
+        ([TEXT], [QUESTION], {"batch_size": 0}, "batch_size=0"),
+        ([TEXT], [QUESTION], {"max_new_tokens": 0}, "max_new_tokens=0"),
+    ],
+)
+def test_mistakes_in_a_batch_of_full_texts_are_named(
+    press: Press, texts: Any, questions: Any, changes: dict[str, int], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        press.ask_texts(texts, questions, **changes)
+
+
 def test_texts_of_a_batch_are_compressed_once_each(press: Press, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [press.ask(TEXT, QUESTION, max_new_tokens=5), press.ask(TEXT, "Why?", max_new_tokens=5)]
     expected.append(press.ask(OTHER_TEXT, "Why?", max_new_tokens=5))

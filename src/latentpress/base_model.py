@@ -38,7 +38,7 @@ _LICENSE = "Apache-2.0"
 _RECORD_NAME = "latentpress_base.json"
 _REQUIRED_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Weights as safetensors only: a pickle runs code when it is read.
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 _HUB_SKIPPED = ["*/*", "consolidated*"]
@@ -90,7 +90,7 @@ def base_folder(id: str | Path, *, fetch: bool = False) -> Path:
     folder = local_path(id, BaseModelError, "base model")
     if folder.is_dir():
         return _checked_folder(folder)
-    if isinstance(id, str) and _HUB_ID.fullmatch(id):
+    if isinstance(id, str) and HUB_ID.fullmatch(id):
         return _hub_folder(id)
     raise BaseModelError(
         f"there is no base model {str(id)!r}: no such folder, and not a hub id (org/name); "

@@ -22,7 +22,7 @@ from latentpress.paths import local_path
 if TYPE_CHECKING:
     from latentpress.press import Press
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
@@ -49,7 +49,7 @@ def press_folder(name: str | Path, *, config_only: bool = False) -> Path:
     if folder.exists():
         return folder
     listed = f"shipped are {', '.join(shipped) or 'none'}; `latentpress info` lists them"
-    if isinstance(name, str) and _HUB_ID.fullmatch(name):
+    if isinstance(name, str) and HUB_ID.fullmatch(name):
         return _from_hub(name, listed, ["config.json"] if config_only else ["*.json", "*.safetensors"])
     raise PressError(f"no press {str(name)!r}: not a folder, not a hub id (org/name), and {listed}")
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, overload
 
 import torch
+from torch import Tensor
 
 from latentpress.arguments import checked_text, requested_size
 from latentpress.backbone import Backbone, Base
@@ -230,6 +231,12 @@ class Press:
         latents = self._open(contexts)
         prompts = [[*self._reader.opening(len(own)), request] for own, request in zip(latents, requests, strict=True)]
         return self._reader.answer_many(prompts, latents, sampling, batch_size)
+
+    def prompt(self, context: Context, question: str) -> Tensor:
+        """Input embeddings `[T, D]` of the whole prompt that `ask` reads; arguments and errors are those of `ask`."""
+        request = self._reader.request(question)
+        (latents,) = self._open([context])
+        return self._reader.embed([*self._reader.opening(len(latents)), request], latents)
 
     def session(self, context: Context) -> Session:
         """Prefills a context once, for many questions; each question starts again from the latents.

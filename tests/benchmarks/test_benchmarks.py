@@ -120,7 +120,7 @@ def test_failing_benchmark_is_named_and_takes_no_other_with_it(
     from benchmarks import length, ragged, training
     from benchmarks.results import Result
     from benchmarks.run import main
-    from benchmarks.timing import Spread
+    from latentpress.evaluation.timing import Spread
 
     def fail(*_: object) -> None:
         raise RuntimeError("a child\nwas killed")

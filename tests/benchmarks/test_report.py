@@ -10,7 +10,7 @@ import pytest
 
 def _run(**changes: Any) -> dict[str, Any]:
     from benchmarks.results import Result, Shares, Side, Target, to_json
-    from benchmarks.timing import Spread
+    from latentpress.evaluation.timing import Spread
 
     side = Side(name="a side", measured=Spread(0.5, 0.4, 0.6, 3), floor=0.25)
     met = Result(

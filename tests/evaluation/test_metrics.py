@@ -17,6 +17,8 @@ ALL_SCORES: list[Metric] = [
     metrics.em_chinese,
     metrics.f1_chinese,
     metrics.substring_accuracy,
+    metrics.rouge_l,
+    metrics.choice_accuracy,
 ]
 
 
@@ -38,6 +40,16 @@ ALL_SCORES: list[Metric] = [
         ("An apple, a day", "apple day"),
         ("Vitamin A", "vitamin"),
         ("\u3000全角 space\u00a0", "全角 space"),
+        ("1,000,000", "1000000"),
+        ("$1.5 million", "15 million"),  # a decimal point is punctuation
+        ("50 %", "50"),
+        ("ＡＢＣ １２", "ａｂｃ １２"),  # lower-cased, not made ASCII
+        ("İ", "i\u0307"),  # Python's lower case of the dotted capital is two characters
+        ("cafe\u0301", "cafe\u0301"),  # compositions stay as they are
+        ("l’a b", "l’ b"),  # a typographic apostrophe is a word border, a straight one is dropped first
+        ("l'a b", "la b"),
+        ("snake_case", "snakecase"),
+        ("the the a dog", "dog"),
     ],
 )
 def test_normalize_answer_follows_the_official_script(text: str, expected: str) -> None:
@@ -54,6 +66,14 @@ def test_normalize_answer_follows_the_official_script(text: str, expected: str) 
         ("the", ["."], 1.0),
         ("", ["Denver"], 0.0),
         ("24–10", ["24-10"], 0.0),
+        ("9984", ["9,984"], 1.0),
+        ("9.984", ["9,984"], 1.0),  # the official script's flaw: every mark goes, the decimal point too
+        ("café", ["cafe\u0301"], 0.0),
+        ("ﬁve", ["five"], 0.0),
+        ("Straße", ["STRASSE"], 0.0),
+        ("A", ["B", "a"], 1.0),  # an article alone is nothing, and nothing equals nothing
+        ("A", ["An"], 1.0),
+        ("B", [""], 0.0),
     ],
 )
 def test_exact_match_compares_normalised_texts(prediction: str, answers: list[str], expected: float) -> None:
@@ -74,6 +94,13 @@ def test_exact_match_compares_normalised_texts(prediction: str, answers: list[st
         ("", [""], 0.0),  # version 1.1 gives no credit for nothing on both sides
         ("the a", ["an"], 0.0),
         ("the", ["the Broncos"], 0.0),
+        ("about 1,000 people", ["1000 people"], 0.8),
+        ("1, 000", ["1,000"], 0.0),  # two numbers
+        ("to be or not to be", ["to be"], 0.5),  # 2 of 6 and 2 of 2
+        ("dog dog cat", ["dog cat cat"], 2 / 3),
+        ("the dog and the cat", ["dog cat"], 0.8),
+        ("naïve", ["naive"], 0.0),
+        ("Denver Broncos", ["Denver", "", "Broncos of Denver"], 0.8),
     ],
 )
 def test_f1_is_the_best_bag_of_words_overlap(prediction: str, answers: list[str], expected: float) -> None:
@@ -88,6 +115,13 @@ def test_f1_is_the_best_bag_of_words_overlap(prediction: str, answers: list[str]
         ("1268 年", ["1268年"], 0.0),
         ("红楼", ["红楼梦", "红楼"], 1.0),
         ("，", ["。"], 1.0),
+        ("1，000人", ["1000人"], 1.0),
+        ("1,000人", ["1000人"], 0.0),  # ASCII commas, points and quotes are not in the list
+        ('"红"', ["红"], 0.0),
+        ("“红’", ["红"], 1.0),
+        ("‘红’", ["红"], 0.0),  # nor is the opening single quote
+        ("３月", ["3月"], 0.0),
+        ("", [""], 1.0),
         ("好…", ["好"], 0.0),  # a lone ellipsis is not in the script's list, the pair never equals one character
     ],
 )
@@ -107,6 +141,11 @@ def test_chinese_exact_match_drops_the_punctuation_of_cmrc(
         ("NBA 球队", ["nba球队"], 1.0),
         ("3.5米", ["3.6米"], 0.5),
         ("红红红", ["红"], 0.5),
+        ("哈哈哈哈", ["哈哈"], 2 / 3),
+        ("中国 北京", ["中国北京"], 1.0),
+        ("2018年5月", ["5月2018年"], 0.5),
+        ("1,000人", ["1000人"], 0.5),
+        ("", [""], 0.0),
         ("㐂字", ["㐂"], 2 / 3),
         ("", ["红"], 0.0),
         ("，", ["。"], 0.0),
@@ -143,6 +182,84 @@ def test_substring_accuracy_ignores_everything_between_words(
     prediction: str, answers: list[str], expected: float
 ) -> None:
     assert metrics.substring_accuracy(prediction, answers) == expected
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "expected"),
+    [
+        ("police kill the gunman", ["police killed the gunman"], 3 / 4),  # the examples of the paper, Lin 2004
+        ("the gunman kill police", ["police killed the gunman"], 2 / 4),
+        ("a b c d e", ["x a y c z e"], 6 / 11),  # gaps on both sides: a c e
+        ("c b a", ["a b c"], 1 / 3),  # order counts
+        ("no no no", ["no"], 0.5),
+        ("The Cat!", ["the cat"], 1.0),
+        ("3.5 m", ["3 x 5"], 2 / 3),
+        ("state-of-the-art", ["state of the art"], 1.0),
+        ("naïve", ["naive"], 0.0),
+        ("红楼梦是小说", ["红楼是书"], 0.6),  # 红 楼 是
+        ("NBA球队", ["nba 的球队"], 6 / 7),
+        ("b", ["a", "b c", "b"], 1.0),
+        ("", ["x"], 0.0),
+        ("x", ["..."], 0.0),
+        ("", [""], 0.0),
+    ],
+)
+def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence(
+    prediction: str, answers: list[str], expected: float
+) -> None:
+    assert metrics.rouge_l(prediction, answers) == pytest.approx(expected)
+
+
+@given(first=st.text("ab c", max_size=12), second=st.text("ab c", max_size=12))
+def test_rouge_l_agrees_with_the_table_of_the_textbook(first: str, second: str) -> None:
+    a, b = first.split(), second.split()
+    table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i, word in enumerate(a):
+        for j, other in enumerate(b):
+            table[i + 1][j + 1] = table[i][j] + 1 if word == other else max(table[i][j + 1], table[i + 1][j])
+    common = table[-1][-1]
+    expected = 2 * common / (len(a) + len(b)) if common else 0.0
+    assert metrics.rouge_l(first, [second]) == pytest.approx(expected)
+    assert metrics.rouge_l(second, [first]) == pytest.approx(expected)
+
+
+def test_rouge_l_of_long_summaries_counts_beyond_a_machine_word() -> None:
+    words = [f"w{number}" for number in range(400)]
+    assert metrics.rouge_l(" ".join(words), [" ".join(words)]) == 1.0
+    assert metrics.rouge_l(" ".join(words[::2]), [" ".join(words)]) == pytest.approx(2 / 3)
+    assert metrics.rouge_l(" ".join(words), [" ".join(reversed(words))]) == pytest.approx(1 / 400)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "letter"),
+    [
+        ("C", "C"),
+        ("c.", "C"),
+        ("(b)", "B"),
+        ("**D**", "D"),
+        ("C. to paint farm animals", "C"),
+        ("A) to study", "A"),
+        ("A\nto study", "A"),
+        ("The answer is B, not C.", "B"),
+        ("A lecture says that it is D", "D"),
+        ("I think: (B)", "B"),
+        ("答案是C。", "C"),
+        ("选B项", "B"),
+        ("D'Artagnan or E-mail", ""),
+        ("because of a bad deal", ""),
+        ("Animals", ""),
+        ("", ""),
+        ("...", ""),
+    ],
+)
+def test_choice_accuracy_takes_the_first_letter_that_is_an_option(prediction: str, letter: str) -> None:
+    right = [option for option in "ABCDE" if metrics.choice_accuracy(prediction, [option])]
+    assert right == list(letter)
+
+
+def test_choice_accuracy_accepts_any_of_several_answers_and_no_blank_one() -> None:
+    assert metrics.choice_accuracy("B.", ["A", "b "]) == 1.0
+    assert metrics.choice_accuracy("nothing", [" "]) == 0.0
 
 
 @pytest.mark.parametrize("score", ALL_SCORES)

@@ -96,6 +96,18 @@ def test_vectors_do_not_decay_and_adapters_have_their_own_rate(tiny_model: Press
             assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
 
 
+def test_prompt_vectors_learn_at_the_rate_of_the_adapters(tiny_base: Base) -> None:
+    press = make_model(config_for(tiny_base, prompt_vectors=3), tiny_base, trained=False).train()
+    press.decoder.prompt.requires_grad_(True)
+    recipe = make_recipe("semidynamic", overrides(learning_rate=1e-2, other_learning_rate=2e-3))
+    rates = {
+        group["lr"]
+        for group in adamw(press, recipe).param_groups
+        if any(p is press.decoder.prompt for p in group["params"])
+    }
+    assert rates == {1e-2}
+
+
 def test_training_leaves_the_base_as_it_was(train: Train, trainers: list[Any], tiny_base_folder: Path) -> None:
     train(steps=3, learning_rate=1e-2, other_learning_rate=1e-2)
     press = trainers[0].press

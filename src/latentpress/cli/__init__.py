@@ -6,7 +6,7 @@ options.py     options that several verbs share
 output.py      where text, JSON and progress go
 documents.py   files, folders and JSON lines -> texts
 jobs.py        which documents are still to be compressed, and what became of each
-ask.py  compress.py  inspect.py  train.py  info.py  doctor.py
+ask.py  compress.py  inspect.py  train.py  eval.py  info.py  doctor.py
 """
 
 from collections.abc import Sequence
@@ -39,6 +39,7 @@ def _app() -> typer.Typer:
     from latentpress.cli.ask import ask
     from latentpress.cli.compress import compress
     from latentpress.cli.doctor import doctor
+    from latentpress.cli.eval import app as comparison
     from latentpress.cli.info import info
     from latentpress.cli.inspect import inspect
     from latentpress.cli.train import train
@@ -52,6 +53,7 @@ def _app() -> typer.Typer:
     app.callback(invoke_without_command=True)(_options)
     for verb in (ask, compress, inspect, train, info, doctor):
         app.command()(verb)
+    app.add_typer(comparison, name="eval")
     return app
 
 

@@ -20,11 +20,11 @@ from latentpress.errors import DataError, InputError
 
 __all__ = ["QA", "Record", "iter_records", "read_records"]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[^/\\]+)?")
-_DATA_SUFFIXES = (".jsonl", ".json", ".xz", ".gz")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[^/\\]+)?")
+DATA_SUFFIXES = (".jsonl", ".json", ".xz", ".gz")
 _XZ_MAGIC, _GZIP_MAGIC = b"\xfd7zXZ\x00", b"\x1f\x8b"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors start UTF-8 files with it; JSON does not allow it
-_UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors start UTF-8 files with it; JSON does not allow it
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,34 +82,36 @@ def iter_records(path: str | Path) -> Generator[Record, None, None]:
     """Yields the rows one at a time, holding one in memory; arguments and errors are those of `read_records`."""
     file = Path(path)
     name = str(path)
-    hub_shaped = isinstance(path, str) and _HUB_ID.fullmatch(name) and not name.endswith(_DATA_SUFFIXES)
+    hub_shaped = isinstance(path, str) and HUB_ID.fullmatch(name) and not name.endswith(DATA_SUFFIXES)
     if hub_shaped and not file.exists() and not file.parent.is_dir():
-        rows, stem = _hub_rows(name), name.partition(":")[0].rpartition("/")[2]
+        rows, stem = hub_rows(name), name.partition(":")[0].rpartition("/")[2]
     else:
-        rows, stem = _file_rows(file), file.name.partition(".")[0] or file.name
+        rows, stem = file_rows(file), file.name.partition(".")[0] or file.name
     found = False
     for number, row in rows:
         found = True
-        yield _Row(values=row, where=f"{name}:{number}", default_id=f"{stem}-{number}", default_source=stem).record()
+        yield RowReader(
+            values=row, where=f"{name}:{number}", default_id=f"{stem}-{number}", default_source=stem
+        ).record()
     if not found:
         raise DataError(f"{name}: holds no rows; give one JSON object a line")
 
 
-def _file_rows(file: Path) -> Iterator[tuple[int, Any]]:
+def file_rows(file: Path) -> Iterator[tuple[int, Any]]:
     """Yields (line number from 1, parsed value) for every line that is not blank."""
     if not file.exists():
         raise DataError(f"{file}: no such file; give a .jsonl file (plain, .xz or .gz) or a hub id like org/name:train")
     if file.is_dir():
-        inside = sorted(child.name for child in file.iterdir() if child.name.endswith(_DATA_SUFFIXES))
+        inside = sorted(child.name for child in file.iterdir() if child.name.endswith(DATA_SUFFIXES))
         raise DataError(f"{file}: is a folder; give one of its data files ({', '.join(inside[:5]) or 'it holds none'})")
     number = 0
     try:
-        with _open_binary(file) as lines:
+        with open_binary(file) as lines:
             for number, line in enumerate(lines, start=1):
-                text = _decoded(line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line, f"{file}:{number}")
+                text = _decoded(line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line, f"{file}:{number}")
                 if text.strip():
                     yield number, _parsed(text, f"{file}:{number}")
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(
             f"{file}:{number + 1}: cannot be read ({reason}); "
@@ -118,7 +120,7 @@ def _file_rows(file: Path) -> Iterator[tuple[int, Any]]:
 
 
 @contextmanager
-def _open_binary(file: Path) -> Iterator[Iterable[bytes]]:
+def open_binary(file: Path) -> Iterator[Iterable[bytes]]:
     """Opens a plain or compressed file by what it starts with, so that a renamed file is read too.
 
     A suffix that promises compression is held to it. The start is only peeked at, so that a pipe can be given.
@@ -156,7 +158,7 @@ def _parsed(text: str, where: str) -> Any:
         raise DataError(f"{where}: JSON that cannot be used ({error}); shorten the number or the nesting") from error
 
 
-def _hub_rows(name: str) -> Iterator[tuple[int, Any]]:
+def hub_rows(name: str) -> Iterator[tuple[int, Any]]:
     """Yields (row number from 1, row) of a dataset on the hub, streamed."""
     dataset, _, split = name.partition(":")
     try:
@@ -181,7 +183,7 @@ def _hub_rows(name: str) -> Iterator[tuple[int, Any]]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
+class RowReader:
     """A parsed line and what its errors are called."""
 
     values: Any

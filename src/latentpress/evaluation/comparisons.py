@@ -131,8 +131,8 @@ def selector_gains(
 
     Returns:
         For each press that was asked for a selector's sizes and for fixed ones: `press`, `points` (each with `size`,
-        `set`, `ratio`, `spread` and the gain), and `slope`, the points gained for each octave of spread by least
-        squares, null for fewer than three points.
+        `set`, `ratio`, `spread` and the gain), `gain`, their mean, and `slope`, what is gained for each octave of
+        spread by least squares, null for fewer than three points.
     """
     made = []
     for press in dict.fromkeys(one.name for one in systems.values() if one.kind == "press"):
@@ -152,7 +152,9 @@ def selector_gains(
                 about["spread"] = spread[name, label]
                 points.append(about | _number(means @ weights, draws @ weights, n=samples.count([label, lower, upper])))
         if points:
-            made.append({"press": press, "points": points, "slope": _slope(points, resampled)})
+            gain = np.mean([point["mean"] for point in points])
+            total = _number(gain, np.mean(resampled, 0), n=len(points))
+            made.append({"press": press, "points": points, "gain": total, "slope": _slope(points, resampled)})
     return made
 
 

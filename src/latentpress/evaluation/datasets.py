@@ -106,8 +106,8 @@ def read_dataset(source: Source, *, count_tokens: Callable[[str], int], selectio
 
     A question is a `choice` if each of its answers is one capital letter and it lists options ("A. " begins a line).
     The others of a set are `summary` if the median of their first answers is over 20 words (Chinese: characters), else
-    `span`. The language is the record's; where it says none, "zh" if the question holds Chinese: an English set asks for
-    Chinese names too, and answers of a Chinese one may be numbers.
+    `span`. The language is the record's; where it says none, "zh" if the question holds Chinese (not the answers: an
+    English set asks for Chinese names too, and a Chinese one for numbers).
 
     Args:
         source: the set.

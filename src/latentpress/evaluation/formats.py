@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from latentpress.data.records import (
-    _BYTE_ORDER_MARK,
-    _UNREADABLE,
+    BYTE_ORDER_MARK,
     QA,
+    UNREADABLE,
     Record,
-    _file_rows,
-    _hub_rows,
-    _open_binary,
-    _Row,
+    RowReader,
+    file_rows,
+    hub_rows,
+    open_binary,
 )
 from latentpress.errors import DataError
 
@@ -61,12 +61,12 @@ def read_content(place: str, *, hub: bool = False, subset: str | None = None) ->
             truncated or no text.
     """
     stem = place.partition(":")[0].rpartition("/")[2] if hub else Path(place).name.partition(".")[0] or place
-    rows = ((f"{place}:{number}", value) for number, value in (_hub_rows(place) if hub else _rows_of_file(Path(place))))
+    rows = ((f"{place}:{number}", value) for number, value in (hub_rows(place) if hub else _rows_of_file(Path(place))))
     records = []
     found = False
     for number, (where, values) in enumerate(_single_rows(rows, subset), start=1):
         found = True
-        row = _Row(values=_answers_listed(values), where=where, default_id=f"{stem}-{number}", default_source=stem)
+        row = RowReader(values=_answers_listed(values), where=where, default_id=f"{stem}-{number}", default_source=stem)
         records.append(row.record())
     if not found:
         rows_of = f"no rows of subset {subset!r}" if subset else "no rows"
@@ -81,7 +81,7 @@ def read_content(place: str, *, hub: bool = False, subset: str | None = None) ->
 
 def _rows_of_file(file: Path) -> Iterator[tuple[int, Any]]:
     """Yields (line number from 1, value) for every line that is not blank, or a file's only value."""
-    rows = _file_rows(file)
+    rows = file_rows(file)
     try:
         first = next(rows, None)
     except DataError:
@@ -98,9 +98,9 @@ def _rows_of_file(file: Path) -> Iterator[tuple[int, Any]]:
 def _only_object(file: Path) -> dict[str, Any] | None:
     """The JSON object that is the whole file, over several lines; None where there is no such thing."""
     try:
-        with _open_binary(file) as lines:
-            value = json.loads(b"".join(lines).removeprefix(_BYTE_ORDER_MARK))
-    except (*_UNREADABLE, ValueError, RecursionError):
+        with open_binary(file) as lines:
+            value = json.loads(b"".join(lines).removeprefix(BYTE_ORDER_MARK))
+    except (*UNREADABLE, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -136,16 +136,17 @@ def _answers_listed(row: Any) -> Any:
     """The row with the ids and answers of its questions as this library has them; what is no question stays."""
     if not isinstance(row, dict) or not isinstance(row.get("qas"), list):
         return row
-    return {**row, "qas": [_question(one) if isinstance(one, dict) else one for one in row["qas"]]}
+    named = {key: value for key, value in row.items() if (key, value) != ("id", "")}  # MRQA's are empty
+    return {**named, "qas": [_question(one) if isinstance(one, dict) else one for one in row["qas"]]}
 
 
 def _question(row: dict[str, Any]) -> dict[str, Any]:
     answers = next(
         filter(None, (_texts(row.get(key)) for key in ("answers", "answer", "detected_answers"))), [_UNANSWERED]
     )
-    identifier = row.get("id", row.get("qid"))
+    identifier = next((row[key] for key in ("id", "qid") if row.get(key) not in (None, "")), None)
     return {
-        "id": identifier if identifier != "" else None,
+        "id": identifier,
         "question": row.get("question"),
         "answers": [_IMPOSSIBLE] if row.get("is_impossible") is True else answers,
     }

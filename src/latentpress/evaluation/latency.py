@@ -57,7 +57,7 @@ def _system(times: Times, full: Times) -> dict[str, Any]:
         ratio = _spread(a / b for a, b in zip(taken, under or (), strict=False))
         made[name] = {"seconds": _spread(taken), "ratio": ratio}
     made["break_even"] = None
-    if times.compress is not None and times.stored_total is not None:
+    if times.compress is not None and times.stored_total is not None and times.kept < full.kept:
         rounds = zip(times.compress, times.stored_total, full.total, strict=False)
         counts = _spread(break_even(*seconds) for seconds in rounds)
         made["break_even"] = {name: None if math.isinf(count) else count for name, count in counts.items()}

@@ -41,7 +41,7 @@ _CMRC_PUNCTUATION = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；�
 _NON_WORD = re.compile(r"\W+")
 _WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+")
 # A to H as a word of its own. "A lecture" starts with an article, "A. lecture", "A) lecture" and "A" with an option.
-_OPTION = re.compile(r"\b(?!A [a-z])[A-H]\b(?!['’-]\w)")
+_OPTION = re.compile(rf"(?<![^\W{_HAN}])(?!A [a-z])[A-H](?![^\W{_HAN}]|['’-]\w)")
 _LONE_LETTER = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
 _BOOTSTRAP_CHUNK = 4_000_000  # indices drawn at once: 32 MB
 
@@ -135,8 +135,8 @@ def choice_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Returns 1.0 if the first option letter of the prediction is an answer, else 0.0.
 
     Our choice of what an option letter is: a capital A to H that stands as a word of its own ("C", "(C)", "C. farm
-    animals", "The answer is C"), but not an A before a small word, which is an article; or a letter of either case
-    that is all there is ("c.").
+    animals", "The answer is C", "选C"), but not an A before a small word, which is an article; or a letter of either
+    case that is all there is ("c.").
     """
     alone = _LONE_LETTER.fullmatch(prediction)
     found = alone or _OPTION.search(prediction)

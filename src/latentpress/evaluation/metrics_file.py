@@ -23,7 +23,8 @@ NAME = "metrics.json"
 KEYS = {
     "settings": "settings.json of the comparison",
     "sets.<set>": "questions (how many there are), kind, digest, dropped (how many, by reason), measure (headline: "
-    "what systems are ranked by), resampled (what the bootstrap draws: contexts with all their questions, or questions)",
+    "what systems are ranked by), resampled (what the bootstrap draws: contexts with all their questions, or "
+    "questions)",
     "pooled": "sets whose headline measure is the same, and that measure; `pooled` numbers are means over these sets",
     "ceiling": "label of the system whose headline score the retained share is of",
     "systems.<label>": "name, kind, reader, size, sees_question, identity (whatever its answers depend on), "
@@ -31,24 +32,27 @@ KEYS = {
     "systems.<label>.scopes.<set or pooled>": "n (questions answered or failed at), missing (not asked yet), failed "
     "(errors, which score 0), f1, exact_match, substring_accuracy, rouge_l, choice_accuracy (means; those of the set's "
     "kind), tokens and kept (sums over the answered), ratio (their quotient, null where nothing is kept), "
-    "correct_only_ratio (the semi-dynamic paper's: the same over the answers that its substring accuracy counts as "
-    "right), bytes_per_token (of the stored context; null where none is stored), headline (mean, low, high: 95% "
-    "bootstrap interval), retained (the same for the share of the ceiling's score, on common questions)",
+    "correct_only_ratio, of correct_tokens and correct_kept (the semi-dynamic paper's: the same over the answers that "
+    "its substring accuracy counts as right), bytes_per_token (of the stored context; null where none is stored), "
+    "headline (mean, low, high: 95% bootstrap interval), retained (the same for the share of the ceiling's score, on "
+    "common questions)",
     "pairs": "two systems compared at the same ratio on common questions, by scope: mean of a - b in the headline "
     "measure, its 95% paired bootstrap interval low to high, n, and word: better or worse only if the interval leaves "
     "zero out, else level; of a hundred pairs without a difference some five leave it out by chance",
     "losses": "pairs in which a press is worse than a system that is none",
     "selector_gains": "by press: points (what its selector gained over its fixed ratios at the same mean ratio, and "
-    "the spread, the standard deviation of the log2 ratios it came to), slope (gain for each octave of spread)",
+    "the spread, the standard deviation of the log2 ratios it came to), gain (mean of the points), slope (gain for "
+    "each octave of spread)",
     "speed.lengths.<tokens>.<label>": "kept, rounds, peak_bytes, peak_ratio; compress, first_token, total (from the "
     "text on), stored_first_token, stored_total (from the question on): seconds, and the ratio to the reference's "
     "first_token (for first tokens) or total (for the others), each the median, lowest and highest of the rounds; "
     "break_even: questions about one text from which on compressing it is quicker than reading it each time, null for "
-    "never",
+    "never; nothing where the whole text is kept",
 }
 """What the keys of the file mean; `<...>` stands for any name."""
-_SUMMED = ("n", "missing", "failed", "tokens", "kept")
-_DIGITS = 6
+_SUMMED = ("n", "missing", "failed", "tokens", "kept", "correct_tokens", "correct_kept")
+_QUOTIENTS = {"ratio": ("tokens", "kept"), "correct_only_ratio": ("correct_tokens", "correct_kept")}
+_DIGITS = 5
 
 
 def write_metrics(out: Path) -> dict[str, Any]:
@@ -159,10 +163,12 @@ def _scopes(
 
 def _pooled(every: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over sets of what is a mean, sums of what is a sum."""
-    row: dict[str, Any] = {name: sum(one[name] for one in every) for name in _SUMMED}
-    measures = [name for name in every[0] if name not in {*_SUMMED, "ratio", "correct_only_ratio", "bytes_per_token"}]
-    row |= {name: float(np.mean([one[name] for one in every])) for name in measures}
-    row["ratio"] = row["tokens"] / row["kept"] if row["kept"] else math.nan
+    row: dict[str, Any] = {name: sum(one[name] for one in every) for name in _SUMMED if name in every[0]}
+    for name, (over, under) in _QUOTIENTS.items():
+        if name in every[0]:
+            row[name] = row[over] / row[under] if row[under] else math.nan
+    means = [name for name in every[0] if name not in {*row, *_QUOTIENTS, "bytes_per_token"}]
+    row |= {name: float(np.mean([one[name] for one in every])) for name in means}
     stored = [one["bytes_per_token"] for one in every]
     whole = None if None in stored else sum(a * one["tokens"] for a, one in zip(stored, every, strict=True))
     row["bytes_per_token"] = None if whole is None or not row["tokens"] else whole / row["tokens"]

@@ -130,6 +130,9 @@ def row_of(found: Scored) -> dict[str, Any]:
     if "substring_accuracy" in found.values:
         correct = (found.values["substring_accuracy"][sized] > 0).tolist()
         row["correct_only_ratio"] = metrics.correct_only_ratio(tokens, kept, correct)
+        row["correct_tokens"], row["correct_kept"] = (
+            sum(size for size, right in zip(sizes, correct, strict=True) if right) for sizes in (tokens, kept)
+        )
     stored = ~np.isnan(found.nbytes)
     row["bytes_per_token"] = float(found.nbytes[stored].sum() / found.tokens[stored].sum()) if stored.any() else None
     return row

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentpress.data.records import _DATA_SUFFIXES, _HUB_ID
+from latentpress.data.records import DATA_SUFFIXES, HUB_ID
 from latentpress.errors import InputError
 
 __all__ = ["IN_DOMAIN", "OUT_OF_DOMAIN", "Source", "find_source", "find_sources", "known_names"]
@@ -76,10 +76,10 @@ def find_source(word: str, *, data_dir: str | Path | None = None) -> Source:
         raise InputError(f"the folder of data sets {str(folder)!r} does not exist; give a folder of data files")
     named = None if Path(word).exists() else _NAMED.fullmatch(word)
     name, place = (named[1], named[2]) if named else (None, word)
-    if Path(place).is_file() or "\\" in place or place.endswith(_DATA_SUFFIXES):
+    if Path(place).is_file() or "\\" in place or place.endswith(DATA_SUFFIXES):
         return Source(name=name or _stem(Path(place)), place=place)
     if "/" in place:
-        hub = _HUB_ID.fullmatch(place) is not None and not Path(place).parent.is_dir()
+        hub = HUB_ID.fullmatch(place) is not None and not Path(place).parent.is_dir()
         stem = place.partition(":")[0].rpartition("/")[2] if hub else _stem(Path(place))
         return Source(name=name or stem, place=place, hub=hub)
     found = _in_folder(place, folder) or _in_mrqa(place, folder)
@@ -112,7 +112,7 @@ def _in_mrqa(name: str, folder: Path | None) -> Source | None:
     known = _MRQA.get(name.casefold())
     if known is None:
         return None
-    if not _has_datasets():
+    if importlib.util.find_spec("datasets") is None:
         where = "no folder of data sets is given" if folder is None else f"{folder} has no {known}.jsonl.gz"
         raise InputError(
             f"data set {known!r}: {where}, and reading it from the hub needs the package `datasets`; "
@@ -120,13 +120,6 @@ def _in_mrqa(name: str, folder: Path | None) -> Source | None:
         )
     split = "validation" if known in IN_DOMAIN else "test"
     return Source(name=known, place=f"{_MRQA_HUB}:{split}", hub=True, subset=known)
-
-
-def _has_datasets() -> bool:
-    try:
-        return importlib.util.find_spec("datasets") is not None
-    except ValueError:  # switched off in sys.modules
-        return False
 
 
 def _unknown(name: str, folder: Path | None) -> InputError:
@@ -142,12 +135,12 @@ def _unknown(name: str, folder: Path | None) -> InputError:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    return [file for file in folder.iterdir() if file.name.endswith(_DATA_SUFFIXES) and file.is_file()]
+    return [file for file in folder.iterdir() if file.name.endswith(DATA_SUFFIXES) and file.is_file()]
 
 
 def _stem(file: Path) -> str:
     """The file's name without the suffixes of data files: `DuoRC.ParaphraseRC` of `DuoRC.ParaphraseRC.jsonl.gz`."""
     name = file.name
-    while name.endswith(_DATA_SUFFIXES) and name != Path(name).suffix and Path(name).suffix:
+    while name.endswith(DATA_SUFFIXES) and name != Path(name).suffix and Path(name).suffix:
         name = name[: -len(Path(name).suffix)]
     return name

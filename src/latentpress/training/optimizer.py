@@ -14,9 +14,14 @@ from latentpress.training.recipes import Recipe
 
 
 def adamw(press: PressModel, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over the float32 masters of a press: adapters and the rest at their own rates, matrices decay."""
+    """AdamW over the float32 masters of a press: adapters and the rest at their own rates, matrices decay.
+
+    Prompt vectors are the decoder's as an adapter is, and go with these.
+    """
     layers = [layer for layer in press.modules() if isinstance(layer, LoraLinear)]
     adapters = {id(p) for layer in layers for p in (layer.lora_A, layer.lora_B)}
+    if press.decoder.prompt is not None:
+        adapters.add(id(press.decoder.prompt))
     masters = list(trained(press).values())
     if not masters:
         raise InputError(

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentpress.data.rows import KINDS
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -24,6 +22,8 @@ def plot_losses(history: Sequence[dict[str, Any]], path: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    from latentpress.data.rows import KINDS
 
     figure = Figure(figsize=(9, 8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -50,7 +50,11 @@ def plot_losses(history: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all."""
+    """Writes a figure as PNG or SVG by the path's suffix, whole or not at all; the same figure makes the same file."""
+    from matplotlib import rc_context
+
+    kind = path.suffix.removeprefix(".")
     building = path.with_name(f".{path.name}.new")
-    figure.savefig(building, format="png", dpi=110)
+    with rc_context({"svg.hashsalt": "latentpress"}):
+        figure.savefig(building, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else None)
     os.replace(building, path)

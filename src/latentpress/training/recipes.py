@@ -120,7 +120,7 @@ class Recipe:
     """Weights of the candidates by fraction of the steps, written `0:1/1/1/0/0,0.5:1/1/1/1/1`; alike if empty."""
 
     learning_rate: float = 1e-3
-    """Peak learning rate of the adapters."""
+    """Peak learning rate of the adapters, and of prompt vectors."""
     other_learning_rate: float = 1e-3
     """Peak learning rate of everything else that is trained."""
     warmup_steps: int = 30

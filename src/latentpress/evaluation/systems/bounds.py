@@ -20,6 +20,9 @@ from latentpress.evaluation.systems.cutters import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from latentpress.backbone import Backbone
     from latentpress.evaluation.systems.readers import TextReader
 
 
@@ -65,6 +68,19 @@ class CutSystem(System):
             as_answer(reply, tokens=count, kept=self._press.count_tokens(text), nbytes=self._stored_bytes(text))
             for reply, count, text in zip(replies, tokens, texts, strict=True)
         ]
+
+    def hold(self, question: Question) -> str:
+        """See `Timed.hold`: the text that is left."""
+        tokens = sum(map(self._press.count_tokens, question.contexts))
+        return self.kept(question, math.ceil(tokens / self._ratio))
+
+    def prompt(self, held: str, question: Question) -> tuple[Backbone, Tensor]:
+        """See `Timed.prompt`."""
+        return self._reader.prompt(held, question.question)
+
+    def kept_of(self, held: str) -> int:
+        """See `Timed.kept_of`."""
+        return self._press.count_tokens(held)
 
     def kept(self, question: Question, budget: int) -> str:
         """What is left of a question's documents; drawn anew for each question, whatever stands beside it."""

@@ -1,7 +1,7 @@
 """Ways to cut a text to a budget of tokens.
 
 All keep as many tokens as the budget has, never more. The last token may be missing where it would be part of a
-character, and few others where a border changes how the text behind it is cut into tokens.
+character, and few others where a border changes how the text beside it is cut into tokens.
 """
 
 from __future__ import annotations
@@ -113,21 +113,31 @@ def fill(
             kept -= tokens
             if kept <= 0:
                 break
-        return "".join(chosen[i] for i in sorted(chosen)).strip()
+        return "".join(chosen[i] for i in sorted(chosen)).lstrip()
 
     return _fitted(build, budget, len(offsets), tokenizer)
 
 
 def _fitted(build: Callable[[int], str], budget: int, tokens: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A text built of so many tokens that it has no more than the budget when it is cut into tokens itself."""
+    """A text built of as many tokens as it may be for the budget, counted once it is cut into tokens itself.
+
+    Nearly always as many as the budget has; otherwise found by halves.
+    """
     from latentpress.tokens import encode_inert
 
+    fitting, low, high = "", 0, tokens
     kept = min(budget, tokens)
-    text = build(kept)
-    while kept and (over := len(encode_inert(tokenizer, text)) - budget) > 0:
-        kept = max(0, kept - over)
+    while low < high:
         text = build(kept)
-    return text if kept else ""
+        room = budget - len(encode_inert(tokenizer, text))
+        if room == 0:
+            return text
+        if room < 0:
+            high = kept - 1
+        else:
+            fitting, low = text, kept
+        kept = (low + high + 1) // 2
+    return fitting
 
 
 def _start(text: str, offsets: Sequence[tuple[int, int]], kept: int) -> str:

@@ -78,13 +78,17 @@ def _wanted(text: str, table: dict[str, Family]) -> _Wanted:
     """Reads a name."""
     text = text.strip()
     # The last @, unless it is part of a folder's name.
-    at = len(text) if "@" not in text or Path(text).is_dir() else text.rindex("@")
+    at = len(text) if "@" not in text or _is_folder(text) else text.rindex("@")
     name, given = text[:at], text[at + 1 :]
     family, _, reader = name.partition(":")
-    if family not in table and "/" not in name and not Path(name).is_dir():
+    if family not in table and "/" not in name and not _is_folder(name):
         _check_shipped(name, table)
     sizes = tuple(map(Size.parse, given.split("/"))) if name != text else ()
     return _Wanted(family, reader or None, sizes) if family in table else _Wanted(name, None, sizes)
+
+
+def _is_folder(name: str) -> bool:
+    return bool(name) and Path(name).is_dir()
 
 
 def _check_shipped(name: str, table: dict[str, Family]) -> None:

@@ -11,6 +11,9 @@ from latentpress.evaluation.systems.base import Size, System, SystemKind
 from latentpress.evaluation.systems.batching import answered, as_answer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from latentpress.backbone import Backbone
     from latentpress.latents import EmbeddingLatents
     from latentpress.press import Press
 
@@ -71,6 +74,18 @@ class PressSystem(System):
             )
             for reply, own, count in zip(answered(ask, sizes), contexts, kept, strict=True)
         ]
+
+    def hold(self, question: Question) -> list[EmbeddingLatents]:
+        """See `Timed.hold`: the latents."""
+        return self.press.compress(question.contexts, ratio=self._size.ratio, scale=self._size.scale)
+
+    def prompt(self, held: list[EmbeddingLatents], question: Question) -> tuple[Backbone, Tensor]:
+        """See `Timed.prompt`."""
+        return self.press.model.decoder, self.press.prompt(held, question.question)
+
+    def kept_of(self, held: list[EmbeddingLatents]) -> int:
+        """See `Timed.kept_of`."""
+        return sum(map(len, held))
 
 
 def check_size(press: Press, size: Size) -> None:

@@ -10,6 +10,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
+from latentpress.backbone import Backbone
 from latentpress.checkpoints.config import PressConfig
 from latentpress.compressors import FirstTokens
 from latentpress.decoder.generate import Sampling
@@ -94,6 +97,14 @@ class TextReader:
 
         rows = zip(prompts, latents, strict=True)
         return answered(ask, [self._reader.positions(prompt, own) + max_new_tokens for prompt, own in rows])
+
+    def prompt(self, text: str, question: str) -> tuple[Backbone, Tensor]:
+        """What reads, and the input embeddings `[T, D]` of the prompt that `answer` reads; see `Timed.prompt`."""
+        document = text if text.strip() else self._question_alone(question)
+        latents = self.press.compress([document], ratio=1)
+        request = self._reader.request(question)
+        pieces = [*self._reader.opening(1), request] if text.strip() else self._alone
+        return self._reader.backbone, self._reader.embed(pieces, latents)
 
     def _question_alone(self, question: str) -> str:
         return self._prompt.question.replace("{question}", question).lstrip()

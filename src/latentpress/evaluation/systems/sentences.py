@@ -10,8 +10,8 @@ from collections.abc import Sequence
 # "What?" he said. | 他说：“什么？”然后走了。 | a blank line
 _STOP = re.compile(r"""[.!?]+["'”’)\]]*(?=\s)|[。！？]+[”’」』）]*|(?=\n[^\S\n]*\n)""")
 _LAST_WORD = re.compile(r"[\w.]+$")
-_ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof rev hon gen col lt sgt capt st mt no vol fig vs cf al inc ltd co corp jr sr dept est approx".split()
+_ABBREVIATION = re.compile(
+    "mr|mrs|ms|dr|prof|rev|gen|col|lt|sgt|st|mt|vol|fig|vs|cf|inc|ltd|co|corp|jr|sr|dept|approx", re.IGNORECASE
 )
 _DOTTED = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")  # "J", "U.S", "e.g", "p.m"
 _MOST_LETTERS = 24  # of a word that may be an abbreviation, to look back no further
@@ -45,7 +45,7 @@ def _goes_on(text: str, stop: re.Match[str], start: int) -> bool:
     if stop.group() != "." or before is None:
         return False
     word = before.group()
-    return _DOTTED.fullmatch(word) is not None or word.lower() in _ABBREVIATIONS
+    return bool(_DOTTED.fullmatch(word) or _ABBREVIATION.fullmatch(word))
 
 
 def words(text: str) -> list[str]:

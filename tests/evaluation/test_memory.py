@@ -10,7 +10,7 @@ _SIZE = 64 * 2**20
 
 
 def test_peak_rises_by_what_was_held_for_a_moment() -> None:
-    from benchmarks.memory import peak_bytes, reset_peak, resident_bytes
+    from latentpress.evaluation.memory import peak_bytes, reset_peak, resident_bytes
 
     reset_peak()
     before = resident_bytes()
@@ -20,7 +20,7 @@ def test_peak_rises_by_what_was_held_for_a_moment() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
 def test_reset_forgets_an_earlier_peak() -> None:
-    from benchmarks.memory import peak_bytes, reset_peak
+    from latentpress.evaluation.memory import peak_bytes, reset_peak
 
     assert len(bytearray(4 * _SIZE)) == 4 * _SIZE
     high = peak_bytes()

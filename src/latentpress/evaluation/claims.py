@@ -1,0 +1,242 @@
+"""The papers' claims beside what was measured here. Our numbers come from files of results alone.
+
+Found below a folder of results, at any depth:
+
+- `metrics.json` of a comparison: what a press's selector gains over its own fixed ratios;
+- `results.json` of the ablations (`python -m benchmarks.ablations`): each variant's loss of held-back answers at x4;
+- `evidence.json`: which two systems of a comparison stand for the two sides of a claim, trained alike but for what the
+  claim is about, which no program can see:
+
+        {"format": 1, "evidence": [
+          {"claim": "mean-pooling-over-last-tokens", "metrics": "pooling/metrics.json",
+           "first": "mean-x4", "second": "last-x4", "scope": "pooled"}]}
+
+  `metrics` is relative to the file; `scope` is a set or `pooled`; a claim may have several entries.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from latentpress.errors import InputError
+from latentpress.evaluation import markdown
+from latentpress.evaluation.metrics_file import NAME, read_metrics
+from latentpress.evaluation.published import CLAIMS, Published
+
+Verdict = Literal["holds", "does not hold", "not yet measured"]
+HEADER = ("paper", "claim", "published", "ours", "verdict", "from")
+"""Of the table."""
+_REMEDY = "correct or remove it"
+_WHOLE = "comprexit"
+_ABLATED = {
+    "loss-without-transport": "window attention",
+    "loss-with-embeddings-only": "embedding layer",
+    "loss-with-last-layer": "last layer",
+}
+_SINGLE = "loss-with-best-single-layer"
+# Student's t, 95% on both sides, by degrees of freedom; more than ten are taken for ten, which widens the interval.
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """One number of ours: what the claimed side is ahead by."""
+
+    mean: float
+    """The difference; in points of a hundred as a share of one, or in `unit`."""
+    low: float | None
+    """Lower end of its 95% interval; None without one."""
+    high: float | None
+    """Upper end."""
+    unit: str
+    """`points`, or nats a token."""
+    source: str
+    """The file, and what in it."""
+
+    def __str__(self) -> str:
+        """`+7.0 (+4.1 to +9.9) points`."""
+        factor, digits = (100, 1) if self.unit == "points" else (1, 2)
+
+        def signed(value: float) -> str:
+            return f"{value * factor:+.{digits}f}"
+
+        if self.low is None or self.high is None:
+            return f"{signed(self.mean)} {self.unit}, no interval"
+        return f"{signed(self.mean)} ({signed(self.low)} to {signed(self.high)}) {self.unit}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A published claim with our measurements of it."""
+
+    published: Published
+    """The claim."""
+    ours: tuple[Measured, ...]
+    """What was measured; empty if nothing was."""
+    verdict: Verdict
+    """`holds` if every interval lies on the claimed side."""
+
+
+def claims() -> tuple[Published, ...]:
+    """Every claim of both papers that is tested."""
+    return CLAIMS
+
+
+def table(results: Path | None = None) -> list[Claim]:
+    """Every claim, with what the files below a folder say to it.
+
+    Args:
+        results: a folder of results, or one that holds several; None for no evidence.
+
+    Raises:
+        InputError: the folder is missing, or a file in it names what is not there.
+    """
+    if results is not None and not results.is_dir():
+        raise InputError(f"{results} is no folder; give one that holds results")
+    found: dict[str, list[Measured]] = {}
+    for claim, measured in [] if results is None else _evidence(results):
+        found.setdefault(claim, []).append(measured)
+    return [_judged(one, found.get(one.id, ())) for one in claims()]
+
+
+def _judged(published: Published, ours: Sequence[Measured]) -> Claim:
+    """A claim with its verdict; a number without an interval decides nothing."""
+    lows = [one.low for one in ours if one.low is not None]
+    verdict: Verdict = "not yet measured"
+    if lows:
+        verdict = "holds" if all(low > published.above for low in lows) else "does not hold"
+    return Claim(published=published, ours=tuple(ours), verdict=verdict)
+
+
+def rows(every: Sequence[Claim]) -> list[tuple[str, ...]]:
+    """Cells of a table: the header, then a row a claim."""
+    return [HEADER, *map(_row, every)]
+
+
+def to_markdown(every: Sequence[Claim]) -> str:
+    """The claims as a table, with what it takes to hold."""
+    text = (
+        "Ours is what the claimed side is ahead by, with its 95% interval. A claim holds if the whole interval is on "
+        "the claimed side; one that does not hold may be wrong here, or our numbers too few to show it: the interval "
+        "tells. Losses of ablations are those of held-back answers, not F1. Base models, data and budgets are far "
+        "smaller here than in the papers."
+    )
+    return f"{text}\n\n{markdown.table(HEADER, map(_row, every))}\n"
+
+
+def _row(one: Claim) -> tuple[str, ...]:
+    ours = "; ".join(map(str, one.ours)) or markdown.NONE
+    sources = "; ".join(measured.source for measured in one.ours) or markdown.NONE
+    return one.published.paper, one.published.says, one.published.figure, ours, one.verdict, sources
+
+
+def _evidence(results: Path) -> Iterator[tuple[str, Measured]]:
+    """Measurements by claim, from every file that holds any."""
+    for path in sorted(results.rglob("*.json")):
+        name = str(path.relative_to(results))
+        if path.name == NAME and "selector_gains" in (content := _content(path)):
+            yield from _of_selectors(content["selector_gains"], name)
+        elif path.name == "results.json" and _is_ablations(content := _content(path)):
+            yield from _of_ablations({row["variant"]: row for row in content}, name)
+        elif path.name == "evidence.json":
+            yield from _of_pairs(path, name)
+
+
+def _content(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); {_REMEDY}") from error
+
+
+def _of_selectors(gains: Sequence[Mapping[str, Any]], name: str) -> Iterator[tuple[str, Measured]]:
+    for one in gains:
+        source = f"{name}: {one['press']}"
+        yield "semi-dynamic-over-fixed", _measured(one["gain"], "points", f"{source}, {one['gain']['n']} sizes and sets")
+        if one["slope"]:
+            yield "gain-grows-with-variance", _measured(one["slope"], "points", f"{source}, an octave of spread")
+
+
+def _is_ablations(content: Any) -> bool:
+    return isinstance(content, list) and all(
+        isinstance(row, dict) and {"variant", "seeds", "eval_x4_answer"} <= row.keys() for row in content
+    )
+
+
+def _of_ablations(by_variant: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[tuple[str, Measured]]:
+    """How much more each variant loses than the whole, seed by seed."""
+    losses = {
+        variant: dict(zip(row["seeds"], row["eval_x4_answer"], strict=True)) for variant, row in by_variant.items()
+    }
+    whole = losses.get(_WHOLE)
+    if whole is None:
+        return
+    inner = [one for one in losses if one.startswith("layer ")]
+    outer = [one for one in losses if one in ("embedding layer", "last layer")]
+    # Without one between them, the best of the outer layers says nothing of the best of all.
+    best = min(inner + outer, key=lambda one: statistics.fmean(losses[one].values())) if inner else None
+    for claim, variant in {**_ABLATED, _SINGLE: best}.items():
+        if variant is None or variant not in losses:
+            continue
+        more = [losses[variant][seed] - whole[seed] for seed in whole if seed in losses[variant]]
+        if more:
+            seeds = f"{len(more)} seed{'s' if len(more) > 1 else ''}"
+            yield claim, _measured(_over_seeds(more), "nats a token", f"{name}: {variant}, {seeds}")
+
+
+def _over_seeds(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and Student's interval; none for a single value."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return {"mean": mean, "low": None, "high": None}
+    away = _STUDENT[min(len(values) - 2, len(_STUDENT) - 1)] * statistics.stdev(values) / math.sqrt(len(values))
+    return {"mean": mean, "low": mean - away, "high": mean + away}
+
+
+def _of_pairs(path: Path, name: str) -> Iterator[tuple[str, Measured]]:
+    """What an `evidence.json` points at.
+
+    Raises:
+        InputError: it names a claim, a file, a pair or a set that is not there.
+    """
+    content = _content(path)
+    known = {one.id for one in claims()}
+    try:
+        if content["format"] != 1:
+            raise InputError(f"{path} is of format {content['format']!r}, not 1; {_REMEDY}")
+        for entry in content["evidence"]:
+            if entry["claim"] not in known:
+                raise InputError(f"{path} names the claim {entry['claim']!r}; claims are {', '.join(sorted(known))}")
+            first, second, scope = entry["first"], entry["second"], entry.get("scope", "pooled")
+            metrics = read_metrics((path.parent / entry["metrics"]).parent)
+            number = _difference(metrics, first, second, scope)
+            if number is None:
+                raise InputError(
+                    f"{path} compares {first!r} with {second!r} on {scope!r}, which {entry['metrics']} does not"
+                )
+            yield entry["claim"], _measured(number, "points", f"{name}: {first} to {second}, {scope}")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is no list of evidence ({error!r}); {_REMEDY}") from error
+
+
+def _difference(metrics: Mapping[str, Any], first: str, second: str, scope: str) -> Mapping[str, Any] | None:
+    """Paired difference of two systems, whichever way round it is kept."""
+    for pair in metrics["pairs"]:
+        number: Mapping[str, Any] | None = pair["scopes"].get(scope)
+        if number is None:
+            continue
+        if (pair["a"], pair["b"]) == (first, second):
+            return number
+        if (pair["b"], pair["a"]) == (first, second):
+            return {"mean": -number["mean"], "low": -number["high"], "high": -number["low"]}
+    return None
+
+
+def _measured(number: Mapping[str, Any], unit: str, source: str) -> Measured:
+    return Measured(mean=number["mean"], low=number["low"], high=number["high"], unit=unit, source=source)

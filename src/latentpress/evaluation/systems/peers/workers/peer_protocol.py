@@ -1,0 +1,64 @@
+"""The worker's side of a peer's process: JSON lines in, JSON lines out. Needs the standard library alone.
+
+A worker runs in the environment of its peer and imports nothing of latentpress. It is a script that ends with
+`serve(PACKAGES, start)`.
+
+    in   {"id": 0, "settings": {...}}          out  {"id": 0, "versions": {"python": "3.11.7", "kvpress": "0.5.5"}}
+    in   {"id": 1, "text": "...", ...}         out  {"id": 1, "kept": "...", ...}
+    in   {"id": 2, "text": "...", ...}         out  {"id": 2, "error": "ValueError: ..."}
+
+The end of its input ends the worker.
+"""
+
+import json
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any
+
+Fields = dict[str, Any]
+
+
+def serve(packages: Sequence[str], start: Callable[[Fields], Callable[[Fields], Fields]]) -> None:
+    """Answers requests until the input ends.
+
+    Args:
+        packages: those whose versions the first answer names.
+        start: imports the peer and loads its model; given the settings, it returns what answers a request. An
+            exception of the latter is an answer too, one of the former ends the worker.
+    """
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", newline="\n")
+    # Whatever else is printed, by C code too, goes where it disturbs nobody.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    lines = os.fdopen(os.dup(sys.stdin.fileno()), encoding="utf-8", newline="\n")
+
+    def send(fields: Fields) -> None:
+        # The line break before it ends what someone may have printed without one before this process began.
+        out.write("\n" + json.dumps(fields) + "\n")
+        out.flush()
+
+    first = json.loads(lines.readline())
+    answer = start(first["settings"])
+    versions = {name: metadata.version(name) for name in packages}
+    send({"id": first["id"], "versions": {"python": platform.python_version(), **versions}})
+    for line in lines:
+        request = json.loads(line)
+        number = request.pop("id")
+        try:
+            send({"id": number, **answer(request)})
+        except Exception as error:  # noqa: BLE001 - the peer may raise anything, and the next request may be fine
+            traceback.print_exc()
+            send({"id": number, "error": f"{type(error).__name__}: {error}"})
+
+
+def peak_bytes() -> int | None:
+    """Most memory that this process has held; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,190 @@
+"""`latentpress eval`: the whole command on a tiny press, and what it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.helpers import Result, write_tiny_press
+from latentpress.lora import LoraSettings
+
+TOWNS = ("Paris", "Vienna", "Lisbon", "Oslo")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Four contexts with two questions each."""
+    rows = [
+        {
+            "context": f"The treaty was signed in {town} in May. A fox was there. It rained on the roofs all day.",
+            "qas": [
+                {"id": f"{town}-1", "question": "Where was the treaty signed?", "answers": [town]},
+                {"id": f"{town}-2", "question": "Who was there?", "answers": ["A fox", "fox"]},
+            ],
+        }
+        for town in TOWNS
+    ]
+    file = tmp_path / "treaties.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory: pytest.TempPathFactory, tiny_base_folder: Path) -> Path:
+    """A reader of text on disk, as the recipe `reader` makes them."""
+    return write_tiny_press(
+        tmp_path_factory.mktemp("presses") / "reader",
+        tiny_base_folder,
+        name="reader",
+        compressor="first-tokens",
+        policy="fixed",
+        residual="none",
+        candidates=(1, 4),
+        encoder_layers=None,
+        encoder_lora=None,
+        decoder_lora=LoraSettings(rank=2),
+    )
+
+
+def test_a_comparison_is_answered_scored_drawn_and_gone_on_with(
+    run: Callable[..., Result], press: Path, reader: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results"
+    command: list[Any] = ["eval", "--data", data, "--reader", reader, "--out", out, "--max-new-tokens", 4]
+    systems = f"{press}@4/auto+1,none,full,head@4,bm25-sentences@4"
+    first = run(*command, "--with", f"{press}@4", "--json")
+    assert first.code == 0, first.err
+    assert first.json["answered"] == 8
+    done = run(*command, "--with", systems, "--json")
+    assert done.code == 0, done.err
+    assert (done.json["kept"], done.json["failed"]) == (8, [])
+    assert done.json["answered"] == 8 * 9  # the press at its second size, four bounds by two readers each
+    files = {path.stem for path in (out / "predictions" / "treaties").iterdir()}
+    assert files == {
+        "tiny-x4",
+        "tiny-auto+1",
+        *(f"{name}-{by}" for name in ("none", "full", "head-x4", "bm25-sentences-x4") for by in ("zero-shot", "tuned")),
+    }
+    report = (out / "report.md").read_text()
+    assert "tiny-x4" in report
+    assert "bm25-sentences-x4-tuned" in report
+    assert json.loads((out / "metrics.json").read_text())
+    for name in ("pareto.png", "pareto.svg"):
+        assert (out / name).stat().st_size > 1000
+    again = run(*command, "--with", systems)
+    assert "0 questions answered, 80 were there" in again.out
+    assert run("eval", "report", out).code == 0
+    assert (out / "report.md").read_text() == report
+
+
+def test_times_are_taken_on_request(
+    run: Callable[..., Result], press: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentpress.evaluation.speed.LENGTHS", (40,))
+    out = tmp_path / "results"
+    done = run(
+        "eval",
+        "--data",
+        data,
+        "--with",
+        f"{press}@4,head@4",
+        "--out",
+        out,
+        "--limit",
+        2,
+        "--speed",
+        "--max-new-tokens",
+        2,
+    )
+    assert done.code == 0, done.err
+    times = json.loads((out / "speed.json").read_text())
+    assert set(times["lengths"]["40"]) == {"full-zero-shot", "tiny-x4", "head-x4-zero-shot"}
+    assert (out / "latency.png").exists()
+
+
+def test_a_protocol_sets_limit_and_measure(run: Callable[..., Result], press: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    done = run(
+        "eval", "--data", data, "--with", f"{press}@4", "--out", out, "--protocol", "semidynamic", "--max-new-tokens", 2
+    )
+    assert done.code == 0, done.err
+    assert json.loads((out / "settings.json").read_text())["protocol"] == "semidynamic"
+    assert "substring" in (out / "report.md").read_text().lower()
+
+
+def test_systems_are_listed_without_a_model(run: Callable[..., Result]) -> None:
+    listed = run("eval", "--list")
+    assert listed.code == 0
+    for name in ("semidynamic-smollm2-135m", "bm25-sentences", "llmlingua", "snapkv"):
+        assert name in listed.out
+    families = run("eval", "--list", "--json").json["families"]
+    assert families["bm25-sentences"]["sees_question"] is True
+    assert families["head"]["sees_question"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("--with", "hed@4"), ("unknown system 'hed'", "did you mean head")),
+        (("--with", "head@0"), ("size '0' is out of range",)),
+        (("--with", "full:tuned"), ("full:tuned needs a trained reader",)),
+        (("--with", "full,full"), ("would be compared with itself",)),
+        (("--limit", "0"), ("--limit 0 is below 1",)),
+        (("--protocol", "paper"), ("'paper'", "semidynamic")),
+        (("--ratios", "four"), ("size 'four' is neither a ratio",)),
+        (("--peer-python", "kvpress"), ("--peer-python 'kvpress' names no peer",)),
+        (("--max-tokens", "3"), ("no question left", "with too long a context")),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_cannot_be_is_refused(
+    run: Callable[..., Result],
+    press: Path,
+    data: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    parts: tuple[str, ...],
+) -> None:
+    given = ["eval", "--data", str(data), "--out", str(tmp_path / "results"), "--with", f"{press}@4,head@4"]
+    if options[0] == "--with":
+        given[-1] = f"{press}@4,{options[1]}"
+        options = ()
+    result = run(*given, *options)
+    assert result.code == 2
+    message = result.err.splitlines()[-1]
+    assert message.startswith("latentpress: error: ")
+    for part in parts:
+        assert part in message
+    assert not (tmp_path / "results").exists()
+
+
+def test_without_data_or_a_folder_nothing_is_loaded(run: Callable[..., Result], tmp_path: Path) -> None:
+    run("eval", "--out", tmp_path / "results").fails_with("no data set is given", "--data")
+    run("eval", "--data", "squad").fails_with("--out")
+    run("eval", "--data", "sqad", "--out", tmp_path / "results").fails_with("sqad", "SQuAD")
+
+
+def test_a_set_without_answers_is_refused(run: Callable[..., Result], press: Path, tmp_path: Path) -> None:
+    file = tmp_path / "plain.jsonl"
+    file.write_text(json.dumps({"text": "No question here."}) + "\n")
+    result = run("eval", "--data", file, "--with", f"{press}@4", "--out", tmp_path / "results")
+    assert result.code == 2
+    assert "no question with an answer" in result.err
+
+
+def test_results_of_other_questions_are_not_mixed(
+    run: Callable[..., Result], press: Path, data: Path, tmp_path: Path
+) -> None:
+    command = ["eval", "--data", data, "--with", f"{press}@4", "--out", tmp_path / "results", "--max-new-tokens", 2]
+    assert run(*command, "--limit", 2).code == 0
+    refused = run(*command, "--limit", 3)
+    assert refused.code == 2
+    assert "holds a comparison with other settings" in refused.err
+
+
+def test_claims_are_listed_with_what_is_not_measured_yet(run: Callable[..., Result], tmp_path: Path) -> None:
+    listed = run("eval", "claims", tmp_path, "--json")
+    assert listed.code == 0, listed.err
+    assert {claim["verdict"] for claim in listed.json["claims"]} == {"not yet measured"}

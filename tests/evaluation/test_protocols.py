@@ -1,0 +1,75 @@
+"""Protocols are the papers' settings, and each can be run as it stands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from latentpress.decoder.prompt import PromptSettings
+from latentpress.errors import InputError
+from latentpress.evaluation import metrics
+from latentpress.evaluation.datasets import Selection
+from latentpress.evaluation.protocols import PROTOCOLS, find_protocol
+from latentpress.evaluation.sources import find_sources
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_names_known_measures_prompts_and_limits(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    assert protocol.name == name
+    assert protocol.metrics
+    for metric in protocol.metrics:
+        assert getattr(metrics, metric)("Denver", ["Denver"]) == 1.0
+    own = PromptSettings(question="\nQ: {question}")
+    prompt = protocol.reader_prompt(own)
+    assert "{question}" in prompt.question
+    assert (prompt is own) is (protocol.prompt is None)
+    Selection(min_tokens=protocol.min_tokens, max_tokens=protocol.max_tokens, limit=protocol.limit)
+    assert protocol.shots == 0
+    assert protocol.answer_tokens("span") == protocol.answer_tokens("choice") == protocol.max_new_tokens
+    assert protocol.answer_tokens("summary") == protocol.summary_tokens > protocol.max_new_tokens
+
+
+def test_the_semidynamic_protocol_is_the_papers() -> None:
+    protocol = PROTOCOLS["semidynamic"]
+    assert protocol.sets == ("HotpotQA", "SQuAD", "NQ", "AdversarialQA")
+    assert (protocol.max_tokens, protocol.limit) == (2047, 1000)
+    assert protocol.metrics[0] == "substring_accuracy"
+    assert protocol.correct_only
+    prompt = protocol.reader_prompt(PromptSettings())
+    assert prompt.context + "TEXT" + prompt.question.format(question="Who?") == "Context: TEXT\n\nQuestion: Who?"
+
+
+def test_the_comprexit_protocol_is_the_papers() -> None:
+    protocol = PROTOCOLS["comprexit"]
+    assert len(set(protocol.sets)) == 12
+    assert protocol.sets[:6] == ("SQuAD", "NewsQA", "TriviaQA-web", "SearchQA", "HotpotQA", "NaturalQuestionsShort")
+    assert protocol.max_new_tokens == 20
+    assert protocol.metrics == ("exact_match", "f1")
+    assert not protocol.correct_only
+    assert protocol.reader_prompt(PromptSettings()).question.format(question="Who?").strip() == (
+        "Question: Who?Answer the question directly with a short span only, no explanation. Answer:"
+    )
+
+
+@pytest.mark.parametrize("name", ["semidynamic", "comprexit"])
+def test_the_sets_of_a_protocol_are_found_in_a_folder_by_their_names(name: str, tmp_path: Path) -> None:
+    sets = PROTOCOLS[name].sets
+    for one in sets:
+        (tmp_path / f"{one}.jsonl.gz").touch()
+    assert [source.name for source in find_sources(sets, data_dir=tmp_path)] == list(sets)
+
+
+def test_protocols_are_found_case_aside_and_unknown_ones_refused_with_the_nearest() -> None:
+    assert find_protocol("ComprExIT") is PROTOCOLS["comprexit"]
+    with pytest.raises(InputError, match=r"'comprexitt' is unknown \(did you mean comprexit\?\); give one of default"):
+        find_protocol("comprexitt")
+    with pytest.raises(InputError, match="unknown; give one of"):
+        find_protocol("zzz")
+
+
+def test_reading_the_table_loads_no_model_code() -> None:
+    code = "import sys, latentpress.evaluation.protocols; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,180 @@
+"""A comparison writes answers as they come, goes on where it stopped, and mixes no settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentpress.errors import InputError, LatentsError
+from latentpress.evaluation.datasets import Dataset, Dropped
+from latentpress.evaluation.questions import Answer, Question
+from latentpress.evaluation.results import read_folder
+from latentpress.evaluation.runner import BATCH, Comparison, Progress, grouped, run
+from latentpress.evaluation.systems.base import Size, System, SystemKind
+
+TOKENS = {"span": 24, "summary": 128, "choice": 24}
+
+
+class Echo(System):
+    """Answers with the question, so that every answer can be told."""
+
+    kind: SystemKind = "press"
+    reader = "own"
+    sees_question = False
+
+    def __init__(self, name: str = "echo", *, kind: SystemKind = "press", fails: str = "", stops_after: int = 10**9):
+        self.name, self.kind, self.size = name, kind, Size(ratio=4)
+        self.fails, self.stops_after = fails, stops_after
+        self.seen: list[list[str]] = []
+        self.closed = 0
+
+    def identity(self) -> dict[str, Any]:
+        return {"press": "feed", "ratio": (4,)}  # a tuple: JSON gives a list back
+
+    def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
+        if self.fails in {question.dataset for question in questions}:
+            raise LatentsError("the peer is gone")
+        if sum(map(len, self.seen)) >= self.stops_after:
+            raise KeyboardInterrupt
+        self.seen.append([question.id for question in questions])
+        return [Answer(text=f"{one.question} {max_new_tokens}", tokens=8, kept=2, nbytes=16) for one in questions]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def questions(name: str, count: int, contexts: int = 3) -> tuple[Question, ...]:
+    return tuple(
+        Question(
+            id=f"{name}-{i}",
+            dataset=name,
+            contexts=(f"Context {i % contexts} of {name}.",),
+            question=f"Question {i}?",
+            answers=(f"answer {i}",),
+        )
+        for i in range(count)
+    )
+
+
+def dataset(name: str, count: int) -> Dataset:
+    return Dataset(name=name, place=f"{name}.jsonl", questions=questions(name, count), dropped=Dropped(too_long=2))
+
+
+def comparison(out: Path, *systems: System, sets: Sequence[Dataset] = (), **changes: Any) -> Comparison:
+    settings = {"seed": 0, "base": {"id": "tiny", "fingerprint": "abc"}}
+    made = Comparison(
+        out=out, sets=sets or [dataset("one", 5)], systems=systems, settings=settings, answer_tokens=TOKENS
+    )
+    return replace(made, **changes)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_system_answers_every_question_of_every_set(tmp_path: Path) -> None:
+    sets = [dataset("one", 5), dataset("two", 40)]
+    first, second = Echo("first"), Echo("second")
+    outcome = run(comparison(tmp_path / "out", first, second, sets=sets))
+    assert (outcome.answered, outcome.kept, outcome.failed) == (90, 0, [])
+    assert (first.closed, second.closed) == (1, 1)
+    folder = read_folder(tmp_path / "out")
+    assert set(folder.systems) == {"first-x4", "second-x4"}
+    for one in sets:
+        found = folder.predictions[one.name, "second-x4"]
+        assert [found[i]["prediction"] for i in range(len(one.questions))] == [
+            f"{question.question} 24" for question in one.questions
+        ]
+
+
+def test_questions_of_one_context_are_asked_side_by_side(tmp_path: Path) -> None:
+    system = Echo()
+    run(comparison(tmp_path / "out", system))
+    assert system.seen == [["one-0", "one-3", "one-1", "one-4", "one-2"]]
+    assert [question.id for question in grouped(questions("a", 4, 2))] == ["a-0", "a-2", "a-1", "a-3"]
+
+
+def test_an_interrupted_comparison_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    sets = [dataset("one", BATCH + 5)]
+    with pytest.raises(KeyboardInterrupt):
+        run(comparison(tmp_path, Echo(stops_after=BATCH), sets=sets))
+    path = tmp_path / "predictions" / "one" / "echo-x4.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"id": "half a li')
+    again = Echo()
+    outcome = run(comparison(tmp_path, again, sets=sets))
+    assert (outcome.answered, outcome.kept) == (5, BATCH)
+    assert [len(batch) for batch in again.seen] == [5]
+    assert len({row["id"] for row in rows(path)[1:]}) == BATCH + 5
+
+
+def test_a_system_may_join_later(tmp_path: Path) -> None:
+    run(comparison(tmp_path, Echo("first")))
+    outcome = run(comparison(tmp_path, Echo("first"), Echo("second")))
+    assert (outcome.answered, outcome.kept) == (5, 5)
+
+
+def test_peers_are_asked_the_first_questions_of_the_draw(tmp_path: Path) -> None:
+    peer, press = Echo("peer", kind="peer"), Echo("press")
+    run(comparison(tmp_path, peer, press, peer_limit=2))
+    assert peer.seen == [["one-0", "one-1"]]
+    assert sum(map(len, press.seen)) == 5
+
+
+def test_a_system_that_fails_on_a_set_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    sets = [dataset("one", 3), dataset("two", 3)]
+    failing, whole = Echo("failing", fails="one"), Echo("whole")
+    seen: list[Progress] = []
+    outcome = run(comparison(tmp_path, failing, whole, sets=sets), seen.append)
+    assert outcome.failed == ["failing-x4 on one: the peer is gone"]
+    assert outcome.answered == 9
+    assert failing.closed == 1
+    assert [(now.label, now.dataset, now.done, now.total) for now in seen] == [
+        ("failing-x4", "one", 0, 12),
+        ("failing-x4", "two", 3, 12),
+        ("whole-x4", "one", 6, 12),
+        ("whole-x4", "two", 9, 12),
+    ]
+
+
+def test_results_of_other_settings_are_refused_and_stay(tmp_path: Path) -> None:
+    run(comparison(tmp_path, Echo()))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = comparison(tmp_path, Echo(), settings={"seed": 1, "base": {"id": "tiny", "fingerprint": "abc"}})
+    with pytest.raises(InputError, match=r"holds a comparison with other settings \(seed: 0 there, 1 now\).*--out"):
+        run(other)
+    with pytest.raises(InputError, match=r"sets: one \(5 questions, \w{8}\) there, one \(6 questions"):
+        run(comparison(tmp_path, Echo(), sets=[dataset("one", 6)]))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_predictions_of_another_press_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    run(comparison(tmp_path, Echo()))
+
+    class Other(Echo):
+        def identity(self) -> dict[str, Any]:
+            return {"press": "beef", "ratio": (4,)}
+
+    with pytest.raises(InputError, match=r"echo-x4\.jsonl holds predictions made otherwise"):
+        run(comparison(tmp_path, Other()))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds something else than a comparison"):
+        run(comparison(tmp_path, Echo()))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_contexts_are_not_published(tmp_path: Path) -> None:
+    run(comparison(tmp_path, Echo()))
+    assert not any("Context 0" in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    published = rows(tmp_path / "questions" / "one.jsonl")
+    assert [row["id"] for row in published] == [f"one-{i}" for i in range(5)]
+    assert published[0]["context"] == published[3]["context"] != published[1]["context"]
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["sets"][0]["dropped"] == {"too_long": 2}

@@ -1,0 +1,101 @@
+"""Times of systems belong together round by round, and every answer is of the same length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from handmade import sharpen_head
+from tiny import config_for, make_model
+
+from latentpress.errors import InputError
+from latentpress.evaluation import speed
+from latentpress.evaluation.questions import Question
+from latentpress.evaluation.speed_schema import Speed
+from latentpress.evaluation.systems import Setup, Size, System, families
+from latentpress.evaluation.systems.presses import PressSystem
+from latentpress.press import Press
+
+if TYPE_CHECKING:
+    from latentpress.backbone import Base
+
+
+@pytest.fixture(scope="module")
+def press(tiny_base: Base) -> Press:
+    return Press(sharpen_head(make_model(config_for(tiny_base), tiny_base)), tiny_base, None, "feed")
+
+
+@pytest.fixture(scope="module")
+def setup(press: Press) -> Setup:
+    return Setup(press=press, readers={})
+
+
+def made(setup: Setup, name: str, ratio: float | None) -> System:
+    return families()[name].make(setup, "zero-shot", None if ratio is None else Size(ratio=ratio))
+
+
+def test_every_system_is_timed_at_every_length_that_fits(setup: Setup, press: Press, tmp_path: Path) -> None:
+    systems = [PressSystem(press, Size(ratio=4)), made(setup, "head", 8), made(setup, "bm25-sentences", 4)]
+    notes: list[str] = []
+    most = press.base.max_positions
+    found = speed.measure(
+        systems,
+        made(setup, "full", None),
+        press.base.tokenizer,
+        most,
+        lengths=(40, 60, 10 * most),
+        rounds=2,
+        answer_tokens=3,
+        note=notes.append,
+    )
+    assert sorted(found.lengths) == [40, 60]
+    assert set(found.lengths[40]) == {"full-zero-shot", "tiny-x4", "head-x8-zero-shot", "bm25-sentences-x4-zero-shot"}
+    for times in found.lengths[40].values():
+        assert len(times.total) == 2
+        assert all(0 < first < total for first, total in zip(times.first_token, times.total, strict=True))
+    assert found.lengths[40]["tiny-x4"].kept == 10
+    assert found.lengths[40]["head-x8-zero-shot"].kept == 5
+    seeing = found.lengths[40]["bm25-sentences-x4-zero-shot"]
+    assert (seeing.compress, seeing.stored_total) == (None, None)  # nothing can be kept before the question is known
+    assert any(note.startswith("60 tokens, round 2") for note in notes)
+    found.write(tmp_path / "speed.json")
+    assert Speed.read(tmp_path / "speed.json") == found
+
+
+def test_what_is_timed_reads_what_is_answered_from(setup: Setup, press: Press) -> None:
+    text = speed.text_of(press.base.tokenizer, 50)
+    question = Question(id="a", dataset="a", contexts=(text,), question="Who is there?", answers=("b",))
+    for system in (PressSystem(press, Size(ratio=2)), made(setup, "head", 4), made(setup, "none", None)):
+        assert isinstance(system, speed.Timed)
+        _, tokens = speed.write_answer(*system.prompt(system.hold(question), question), 6)
+        written = press.base.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert written.startswith(system.answer([question], 6)[0].text)
+
+
+def test_a_system_of_another_process_is_named_and_left_out(setup: Setup, press: Press) -> None:
+    far = type("Far", (System,), {"name": "far", "size": None, "reader": "own", "kind": "peer", "sees_question": False})
+    far.__abstractmethods__ = frozenset()
+    found = speed.measure(
+        [far()], made(setup, "full", None), press.base.tokenizer, press.base.max_positions, lengths=(40,), rounds=1
+    )
+    assert found.left_out == {40: {"far": "answers in a process of its own"}}
+
+
+def test_no_length_that_fits_is_an_error(setup: Setup, press: Press) -> None:
+    with pytest.raises(InputError, match=r"no text of 900 tokens and its answer fit the 100 positions"):
+        speed.measure([], made(setup, "full", None), press.base.tokenizer, 100, lengths=(900, 2000))
+
+
+def test_an_answer_never_ends_early(press: Press) -> None:
+    embedded = press.prompt("A fox is there.", "Who?")
+    with torch.no_grad():
+        first, tokens = speed.write_answer(press.model.decoder, embedded, 9)
+    assert len(tokens) == 9
+    assert first > 0
+
+
+@pytest.mark.parametrize("tokens", [1, 17, 333])
+def test_texts_have_exactly_the_tokens_asked_for(press: Press, tokens: int) -> None:
+    assert press.count_tokens(speed.text_of(press.base.tokenizer, tokens)) == tokens

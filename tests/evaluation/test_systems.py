@@ -1,0 +1,292 @@
+"""Systems by name; a press and a bound answer a batch as they answer each question alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from handmade import OTHER_TEXT, QUESTION, TEXT, save_press, sharpen_head
+from test_readers import READER
+from tiny import config_for, make_model
+
+from latentpress.errors import InputError, PressError, RatioError
+from latentpress.evaluation.questions import Question
+from latentpress.evaluation.systems import Setup, Size, System, families, make_systems
+from latentpress.evaluation.systems.bounds import BOUNDS
+from latentpress.evaluation.systems.presses import PressSystem, stored_bytes
+from latentpress.press import Press
+
+if TYPE_CHECKING:
+    from latentpress.backbone import Base
+
+CONTEXTS = ((TEXT,), (OTHER_TEXT,), (TEXT, OTHER_TEXT), (TEXT,), (OTHER_TEXT * 2, TEXT[:90]))
+ASKED = (QUESTION, "Who was elsewhere?", "What does the dog do?", "Where was it signed?", "日本語?")
+QUESTIONS = tuple(
+    Question(id=str(i), dataset="tiny", contexts=contexts, question=question, answers=("a fox",))
+    for i, (contexts, question) in enumerate(zip(CONTEXTS, ASKED, strict=True))
+)
+
+
+@pytest.fixture(scope="module")
+def press(tiny_base: Base) -> Press:
+    return Press(sharpen_head(make_model(config_for(tiny_base), tiny_base)), tiny_base, None, "feed")
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_base: Base) -> Press:
+    return Press(make_model(config_for(tiny_base, name="reader", **READER), tiny_base), tiny_base, None, "beef")
+
+
+@pytest.fixture(scope="module")
+def setup(press: Press, tuned: Press) -> Setup:
+    return Setup(press=press, readers={"tuned": tuned})
+
+
+@pytest.fixture
+def made(press: Press, tuned: Press, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes systems by name, where `tiny`, `other` (of the same name) and `fixed` are folders of presses."""
+    monkeypatch.chdir(tmp_path)
+    other = Press(press.model, press.base, None, "0123456789")
+    presses = {"runs/tiny@home": press, "other": other, "fixed": tuned}
+    for folder in presses:
+        Path(folder).mkdir(parents=True)
+    setup = Setup(press=press, readers={"tuned": tuned})
+
+    def make(*names: str, sizes: str = "4/8/auto", readers: dict[str, Press] | None = None) -> Any:
+        chosen = setup if readers is None else dataclasses.replace(setup, readers=readers)
+        return make_systems(names, chosen, [Size.parse(size) for size in sizes.split("/")], presses.__getitem__)
+
+    return make
+
+
+def labels(systems: list[System]) -> list[str]:
+    return [system.label for system in systems]
+
+
+# ---- a press ----
+
+
+@pytest.mark.parametrize("size", ["4", "auto", "auto+1"])
+def test_a_press_answers_a_batch_as_each_question_alone(press: Press, size: str) -> None:
+    system = PressSystem(press, Size.parse(size))
+    together = system.answer(QUESTIONS, 6)
+    assert together == [system.answer([question], 6)[0] for question in QUESTIONS]
+    assert len({answer.text for answer in together}) > 2
+    ratio, scale = system.size.ratio, system.size.scale
+    for question, answer in zip(QUESTIONS, together, strict=True):
+        latents = press.compress(question.contexts, ratio=ratio, scale=scale)
+        assert answer.text == press.ask(latents, question.question, max_new_tokens=6)
+        assert answer.tokens == sum(press.count_tokens(context) for context in question.contexts)
+        assert answer.kept == sum(map(len, latents))
+        assert answer.error is None
+
+
+def test_stored_bytes_are_those_of_the_file_but_for_its_header(press: Press, tmp_path: Path) -> None:
+    latents = press.compress(TEXT, ratio=4)
+    latents.save(tmp_path / "a.latents")
+    header = (tmp_path / "a.latents").stat().st_size - stored_bytes(latents)
+    assert 0 < header < 2500
+    (answer,) = PressSystem(press, Size(4)).answer(QUESTIONS[:1], 1)
+    assert answer.nbytes == stored_bytes(latents) == len(latents) * (64 * 4 + 2 * 16)
+
+
+def test_each_document_is_compressed_once(press: Press, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    compress = press.compress
+
+    def watched(texts: list[str], **options: Any) -> Any:
+        calls.append(texts)
+        return compress(texts, **options)
+
+    monkeypatch.setattr(press, "compress", watched)
+    PressSystem(press, Size(4)).answer(QUESTIONS, 1)
+    assert [texts for texts in calls if texts] == [[TEXT, OTHER_TEXT, OTHER_TEXT * 2, TEXT[:90]]]
+
+
+def test_what_does_not_fit_the_decoder_is_recorded_and_the_others_are_answered(press: Press) -> None:
+    system = PressSystem(press, Size(2))
+    long = dataclasses.replace(QUESTIONS[0], contexts=(TEXT * 12,))
+    first, failed, last = system.answer([QUESTIONS[0], long, QUESTIONS[1]], 4)
+    assert [first, last] == system.answer(QUESTIONS[:2], 4)
+    assert failed.text == ""
+    assert "ratio=" in str(failed.error)
+    assert failed.kept == math.ceil(failed.tokens / 2) or failed.kept > failed.tokens / 2
+
+
+def test_presses_are_told_apart_by_whatever_their_answers_depend_on(press: Press, tuned: Press) -> None:
+    systems = [PressSystem(press, Size.parse(size)) for size in ("4", "8", "auto", "auto+1")]
+    systems += [PressSystem(tuned, Size(4)), PressSystem(Press(press.model, press.base, None, "ff"), Size(4))]
+    assert len({json.dumps(system.identity(), sort_keys=True) for system in systems}) == len(systems)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [("3", "'tiny': ratio 3.*2, 4, 8"), ("64", "'tiny': ratio 64"), ("2.5", "ratio 2.5")]
+)
+def test_a_ratio_that_is_no_candidate_is_refused(press: Press, size: str, message: str) -> None:
+    with pytest.raises(RatioError, match=message):
+        PressSystem(press, Size.parse(size))
+
+
+@pytest.mark.parametrize("size", ["auto", "auto-1"])
+def test_a_press_without_a_selector_does_not_choose(tuned: Press, size: str) -> None:
+    with pytest.raises(RatioError, match=r"'reader'.*selector.*1, 4"):
+        PressSystem(tuned, Size.parse(size))
+
+
+# ---- bounds ----
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("reader", ["zero-shot", "tuned"])
+def test_a_bound_answers_a_batch_as_each_question_alone(setup: Setup, name: str, reader: str) -> None:
+    system = BOUNDS[name].make(setup, reader, Size(4) if BOUNDS[name].sized else None)
+    together = system.answer(QUESTIONS, 5)
+    assert together == [system.answer([question], 5)[0] for question in QUESTIONS]
+    assert all(answer.error is None for answer in together)
+    for question, answer in zip(QUESTIONS, together, strict=True):
+        tokens = sum(setup.press.count_tokens(context) for context in question.contexts)
+        assert answer.tokens == tokens
+        if BOUNDS[name].sized:
+            assert math.ceil(tokens / 4) - 8 <= answer.kept <= math.ceil(tokens / 4)
+    assert system.sees_question == (name == "bm25-sentences")
+    assert (system.kind, system.name, system.reader) == ("bound", name, reader)
+
+
+def test_the_whole_text_is_read_as_one_and_nothing_as_nothing(setup: Setup, press: Press) -> None:
+    full = BOUNDS["full"].make(setup, "zero-shot", None).answer(QUESTIONS, 5)
+    texts = [question.text for question in QUESTIONS]
+    assert [answer.text for answer in full] == press.ask_texts(texts, ASKED, max_new_tokens=5)
+    assert [answer.kept for answer in full] == [press.count_tokens(text) for text in texts]
+    assert [answer.nbytes for answer in full] == [len(text.encode()) for text in texts]
+    none = BOUNDS["none"].make(setup, "zero-shot", None).answer(QUESTIONS, 5)
+    assert {(answer.kept, answer.nbytes) for answer in none} == {(0, None)}
+    assert none[0].text != full[0].text
+
+
+def test_what_is_drawn_depends_on_question_and_seed_alone(setup: Setup) -> None:
+    def kept(seed: int, question: Question) -> str:
+        system: Any = BOUNDS["random-sentences"].make(dataclasses.replace(setup, seed=seed), "zero-shot", Size(4))
+        return str(system.kept(question, 20))
+
+    long = dataclasses.replace(QUESTIONS[0], contexts=(f"{TEXT} {OTHER_TEXT} Fox. Dog. Owl.",))
+    assert kept(0, long) == kept(0, dataclasses.replace(long, id="other", answers=("b",)))
+    assert len({kept(seed, long) for seed in range(6)}) > 2
+    assert len({kept(0, dataclasses.replace(long, question=f"{i}?")) for i in range(6)}) > 2
+
+
+def test_only_what_is_drawn_depends_on_the_seed(setup: Setup) -> None:
+    for name, family in BOUNDS.items():
+        size = Size(4) if family.sized else None
+        made = [family.make(dataclasses.replace(setup, seed=seed), "tuned", size).identity() for seed in (0, 1)]
+        assert (made[0] != made[1]) == (name == "random-sentences")
+        json.dumps(made)
+
+
+# ---- by name ----
+
+
+def test_names_give_systems_with_the_sizes_and_readers_asked_for(made: Any) -> None:
+    systems, notes = made("runs/tiny@home@2/auto+1", "head@8", "full:tuned", "none", "bm25-sentences:zero-shot@4")
+    assert labels(systems) == [
+        "tiny-x2",
+        "tiny-auto+1",
+        "head-x8-zero-shot",
+        "head-x8-tuned",
+        "full-tuned",
+        "none-zero-shot",
+        "none-tuned",
+        "bm25-sentences-x4-zero-shot",
+    ]
+    assert notes == ["none with the reader 'prompt-tuned': no such reader was given"]
+
+
+def test_without_sizes_the_default_ones_that_fit_are_taken(made: Any) -> None:
+    systems, notes = made("runs/tiny@home", "fixed", "head:tuned", sizes="4/16/auto")
+    assert labels(systems) == ["tiny-x4", "tiny-auto", "reader-x4", "head-x4-tuned", "head-x16-tuned"]
+    assert len(notes) == 4
+    assert [note for note in notes if "16" in note and "'tiny'" in note]
+    assert [note for note in notes if "selector" in note and note.startswith("reader at auto")]
+    assert [note for note in notes if note.startswith("head at auto")]
+
+
+def test_a_family_takes_the_readers_that_there_are(made: Any) -> None:
+    systems, notes = made("head@4", readers={})
+    assert labels(systems) == ["head-x4-zero-shot"]
+    assert notes == ["head with the reader 'tuned': no such reader was given"]
+
+
+def test_presses_of_one_name_are_told_apart_by_their_fingerprints(made: Any) -> None:
+    systems, _ = made("runs/tiny@home@4", "other@4/8")
+    assert labels(systems) == ["tiny-feed-x4", "tiny-01234567-x4", "tiny-01234567-x8"]
+
+
+def test_families_are_bounds_and_peers_by_their_names() -> None:
+    table = families()
+    assert table.keys() >= BOUNDS.keys()
+    assert all(name == family.name and family.about and family.readers for name, family in table.items())
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (["haed@4"], InputError, r"unknown system 'haed'.*did you mean head.*--list"),
+        (["semidynamic-smolm2-135m"], InputError, "did you mean semidynamic-smollm2-135m"),
+        (["xyzzy"], InputError, r"unknown system 'xyzzy'.*folder of one; `latentpress"),
+        ([""], InputError, "unknown system ''"),
+        (["semidynamic-smollm2-135m:tuned"], InputError, "read by its own decoder"),
+        (["head:ours"], InputError, "head is read by zero-shot, tuned"),
+        (["full:prompt-tuned"], InputError, "needs a trained reader"),
+        (["full@4"], InputError, "full has no size; leave @x4 out"),
+        (["head@auto"], InputError, "only a press has a selector"),
+        (["head@"], InputError, "size ''"),
+        (["head@much"], InputError, "size 'much'"),
+        (["runs/tiny@home@3"], RatioError, "2, 4, 8"),
+        (["fixed@auto"], RatioError, "selector"),
+        (["head@4/x4"], InputError, r"head-x4-zero-shot.*name each system once"),
+        (["head@4:tuned"], InputError, "size '4:tuned'"),
+        (["other@4", "other@2/4"], InputError, "tiny-x4 would be compared with itself"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(made: Any, names: list[str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        made(*names)
+
+
+def test_a_press_that_fits_no_default_size_is_refused(made: Any) -> None:
+    with pytest.raises(RatioError, match=r"'tiny' was trained for none of the sizes asked for .x3, x64.*other@2/4/8"):
+        made("other", sizes="3/64")
+
+
+def test_a_press_that_is_nowhere_is_refused_by_what_loads_it(setup: Setup) -> None:
+    from latentpress.loading import press_folder
+
+    with pytest.raises(PressError, match="runs/nowhere/press"):
+        make_systems(["runs/nowhere/press@4"], setup, [], press_folder)  # type: ignore[arg-type]
+
+
+def test_presses_are_loaded_once_each(press: Press, setup: Setup, tmp_path: Path) -> None:
+    folder = str(save_press(press.model, tmp_path / "press"))
+    loaded: list[str] = []
+
+    def load(name: str) -> Press:
+        loaded.append(name)
+        return press
+
+    systems, _ = make_systems([f"{folder}@2", f"{folder}@4/8"], setup, [], load)
+    assert labels(systems) == ["tiny-x2", "tiny-x4", "tiny-x8"]
+    assert loaded == [folder]
+
+
+def test_the_table_of_systems_needs_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys; from latentpress.evaluation.systems import families; families();"
+        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
