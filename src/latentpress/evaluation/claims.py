@@ -157,8 +157,8 @@ def _content(path: Path) -> Any:
 
 def _of_selectors(gains: Sequence[Mapping[str, Any]], name: str) -> Iterator[tuple[str, Measured]]:
     for one in gains:
-        source = f"{name}: {one['press']}"
-        yield "semi-dynamic-over-fixed", _measured(one["gain"], "points", f"{source}, {one['gain']['n']} sizes and sets")
+        source, count = f"{name}: {one['press']}", one["gain"]["n"]
+        yield "semi-dynamic-over-fixed", _measured(one["gain"], "points", f"{source}, {count} sizes and sets")
         if one["slope"]:
             yield "gain-grows-with-variance", _measured(one["slope"], "points", f"{source}, an octave of spread")
 

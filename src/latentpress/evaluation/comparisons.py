@@ -19,6 +19,8 @@ from latentpress.evaluation.results import Described
 
 CEILING = ("full", "tuned")
 """Name and reader of the bound whose score the retained share is taken of: all of the text, by a trained reader."""
+POOLED = "pooled"
+"""Scope of the mean over sets."""
 Number = dict[str, Any]
 """`mean`, `low` and `high`, with what else there is to say."""
 Pick = Callable[[Floats], Floats]
@@ -51,7 +53,7 @@ class Scopes:
             means = np.mean([every[name][0] for name in self.pooled], 0)
             resampled = np.mean([every[name][1] for name in self.pooled], 0)
             total = sum(made[name]["n"] for name in self.pooled)
-            made["pooled"] = _number(pick(means), pick(resampled), n=total)
+            made[POOLED] = _number(pick(means), pick(resampled), n=total)
         return made
 
 

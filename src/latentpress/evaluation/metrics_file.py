@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from latentpress.errors import InputError
-from latentpress.evaluation.comparisons import Scopes, ceiling_of, losses, own, pairs, selector_gains, share
+from latentpress.evaluation.comparisons import POOLED, Scopes, ceiling_of, losses, own, pairs, selector_gains, share
 from latentpress.evaluation.latency import latency
 from latentpress.evaluation.results import Described, Folder, QuestionSet, read_folder, write_whole
-from latentpress.evaluation.scores import Scored, compared_at, headline, row_of, samples_of, score_all
+from latentpress.evaluation.scores import NAMES, Scored, compared_at, headline, row_of, samples_of, score_all
 
 FORMAT = 1
 """Of the file."""
@@ -119,6 +119,17 @@ def measure(folder: Folder) -> dict[str, Any]:
     return made
 
 
+def chief_scope(content: Mapping[str, Any]) -> str:
+    """Scope that is told first: the mean over sets, or the only set."""
+    pooled = any(POOLED in one["scopes"] for one in content["systems"].values())
+    return POOLED if pooled else next(iter(content["sets"]), POOLED)
+
+
+def measure_name(content: Mapping[str, Any], scope: str) -> str:
+    """What systems are ranked by in a scope, for people."""
+    return NAMES[content["pooled"]["measure"] if scope == POOLED else content["sets"][scope]["measure"]]
+
+
 def _set(one: QuestionSet, measure: str) -> dict[str, Any]:
     known = bool(one.questions) and all(question.context is not None for question in one.questions)
     return {
@@ -151,7 +162,7 @@ def _scopes(
     """Rows of a system by set, and pooled, with their intervals."""
     made = {name: dict(row) for (name, of), row in rows.items() if of == label}
     if len(scopes.pooled) > 1 and all(name in made for name in scopes.pooled):
-        made["pooled"] = _pooled([made[name] for name in scopes.pooled])
+        made[POOLED] = _pooled([made[name] for name in scopes.pooled])
     headlines = scopes.numbers([label], own)
     ceiling = ceiling_of(systems)
     retained = scopes.numbers([label, ceiling], share) if ceiling else {}

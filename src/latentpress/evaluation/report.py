@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from latentpress.evaluation.comparisons import POOLED
 from latentpress.evaluation.markdown import listed, table
 from latentpress.evaluation.metrics_file import NAME, write_metrics
-from latentpress.evaluation.report_results import POOLED, against, losses, outcome, scope_tables, selectors
+from latentpress.evaluation.report_results import against, losses, outcome, scope_tables, selectors
 from latentpress.evaluation.report_speed import speed_tables
 from latentpress.evaluation.results import write_whole
 from latentpress.evaluation.scores import NAMES
@@ -71,7 +72,7 @@ def _setting(content: Mapping[str, Any]) -> Iterator[str]:
             NAMES[one["measure"]],
             one["resampled"],
             f"`{one['digest']}`",
-            listed(f"{count:,} {reason}" for reason, count in one["dropped"].items()),
+            listed(f"{count:,} {reason.replace('_', ' ')}" for reason, count in one["dropped"].items()),
         ]
         for name, one in content["sets"].items()
     ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from latentpress.evaluation.comparisons import POOLED
 from latentpress.evaluation.markdown import NONE, between, listed, points, ratio, table, verdict, with_interval
+from latentpress.evaluation.metrics_file import chief_scope, measure_name
 from latentpress.evaluation.scores import MEASURES, NAMES
 
-POOLED = "pooled"
-"""Scope of the mean over sets."""
 _LOST_TO = (
     "systems that do not see the question, at the same ratio",
     "systems that see the question, at the same ratio",
@@ -20,7 +20,7 @@ _NOTHING = {"mean": -2.0}  # below every difference
 
 def outcome(content: Mapping[str, Any]) -> Iterator[str]:
     """How often each press is better, level and worse, in a table."""
-    systems, scope = content["systems"], _chief(content)
+    systems, scope = content["systems"], chief_scope(content)
     counted: dict[str, dict[str, list[str]]] = {}
     bounds: dict[str, dict[str, str]] = {}
     whole = [label for label, one in systems.items() if one["size"] is None and one["kind"] == "bound"]
@@ -115,7 +115,7 @@ def losses(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _lost(found: Sequence[Mapping[str, Any]], content: Mapping[str, Any], *, brief: bool) -> str:
     """A table of losses; in brief the sets are only named."""
-    scope = _chief(content)
+    scope = chief_scope(content)
     where: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for loss in found:
         where.setdefault((loss["press"], loss["against"]), {})[loss["scope"]] = loss
@@ -145,7 +145,7 @@ def _named(sets: Sequence[str], content: Mapping[str, Any]) -> Sequence[str]:
 
 def against(content: Mapping[str, Any]) -> Iterator[str]:
     """A table for each press: its difference to every system compared at the same ratio."""
-    systems, scope = content["systems"], _chief(content)
+    systems, scope = content["systems"], chief_scope(content)
     found: dict[str, list[list[str]]] = {}
     presses = _ranked([label for label, one in systems.items() if one["kind"] == "press"], content, scope)
     order = {label: i for i, label in enumerate(presses)}
@@ -189,16 +189,10 @@ def selectors(content: Mapping[str, Any]) -> Iterator[str]:
             yield f"For each octave of spread the gain is larger by {_signed(one['slope'])}."
 
 
-def _chief(content: Mapping[str, Any]) -> str:
-    """Scope that is told first: pooled, or the only set."""
-    several = any(POOLED in one["scopes"] for one in content["systems"].values())
-    return POOLED if several else next(iter(content["sets"]), POOLED)
-
-
 def _where(content: Mapping[str, Any]) -> str:
-    scope = _chief(content)
-    measure = content["pooled"]["measure"] if scope == POOLED else content["sets"][scope]["measure"]
-    return f"{NAMES[measure]}, " + (f"the mean of {listed(content['pooled']['sets'])}" if scope == POOLED else scope)
+    scope = chief_scope(content)
+    where = f"the mean of {listed(content['pooled']['sets'])}" if scope == POOLED else scope
+    return f"{measure_name(content, scope)}, {where}"
 
 
 def _of_presses(content: Mapping[str, Any], scope: str) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:

@@ -68,8 +68,7 @@ class SetSamples:
 
     def _common(self, labels: Sequence[str]) -> npt.NDArray[np.bool_]:
         columns = [self._columns[label] for label in labels]
-        found: npt.NDArray[np.bool_] = self._answered[:, columns].all(1)
-        return found
+        return np.asarray(self._answered[:, columns].all(1), dtype=np.bool_)
 
     def _resampled(self, common: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
         """Means over some questions of all systems that answered them; NaN for others."""
@@ -78,7 +77,7 @@ class SetSamples:
         count = int(groups.max()) + 1
         sums = np.zeros((count, values.shape[1] + 1))
         np.add.at(sums, groups, np.concatenate([values, np.ones((len(values), 1))], 1))
-        unanswered = np.isnan(sums).any(0)
+        unanswered = np.asarray(np.isnan(sums).any(0), dtype=np.bool_)
         sums[:, unanswered] = 0.0
         generator = np.random.default_rng([self._seed, zlib.crc32(self.name.encode())])
         totals = np.empty((self._samples, sums.shape[1]))

@@ -1,1 +1,1 @@
-"""Pictures and pages for people. `pictures.py` draws what `inspection` found, `page.py` writes it up."""
+"""Pictures and pages for people: inspections (`pictures.py`, `page.py`) and comparisons (`pareto.py`, `latency.py`)."""

@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from latentpress.plots.systems import POOLED, Line, Look, chief, keys, legend, level_lines, lines, marks, measure
+from latentpress.evaluation.comparisons import POOLED
+from latentpress.evaluation.metrics_file import chief_scope, measure_name
+from latentpress.plots.systems import Line, Look, keys, legend, level_lines, lines, marks
 
 _THIN = 2  # lines thicker than this are presses, whose points are named
 
@@ -20,7 +22,7 @@ def figure_of(content: Mapping[str, Any]) -> Figure:
     """Quality over time, of a `metrics.json` with times."""
     lengths = content["speed"]["lengths"]
     timed = {label for every in lengths.values() for label in every}
-    scope = chief(content)
+    scope = chief_scope(content)
     drawn = [
         line
         for line in lines(content["systems"])
@@ -33,7 +35,7 @@ def figure_of(content: Mapping[str, Any]) -> Figure:
         _panel(axes, content, every, drawn)
         axes.set_title(f"texts of {int(tokens):,} tokens", fontsize=10, loc="left")
     where = f"mean of {len(content['pooled']['sets'])} sets" if scope == POOLED else scope
-    panels[0].set_ylabel(f"{measure(content, scope)}, {where}, 95% intervals")
+    panels[0].set_ylabel(f"{measure_name(content, scope)}, {where}, 95% intervals")
     panels[0].set_ylim(bottom=0)
     figure.supxlabel("time of an answer over that from the full text (log scale); left is quicker", fontsize=10)
     legend(figure, drawn, [*_states(drawn), *keys(drawn, content["systems"])])
@@ -44,7 +46,7 @@ def _panel(
     axes: Axes, content: Mapping[str, Any], every: Mapping[str, Mapping[str, Any]], drawn: Sequence[Line]
 ) -> None:
     """One length: each system from the text on, and from what is stored of it."""
-    systems, scope = content["systems"], chief(content)
+    systems, scope = content["systems"], chief_scope(content)
     for depth, line in enumerate(drawn, 2):
         labels = [label for label in line.labels if label in every and scope in systems[label]["scopes"]]
         for part, hollow in (("total", False), ("stored_total", True)):

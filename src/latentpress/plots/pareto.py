@@ -15,9 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from latentpress.evaluation.metrics_file import read_metrics
+from latentpress.evaluation.comparisons import POOLED
+from latentpress.evaluation.metrics_file import chief_scope, measure_name, read_metrics
 from latentpress.plots import latency
-from latentpress.plots.systems import POOLED, Line, chief, keys, legend, level_lines, lines, marks, measure
+from latentpress.plots.systems import Line, keys, legend, level_lines, lines, marks
 from latentpress.training.plot import save
 
 _WIDE = 8  # sets that two rows of small panels hold
@@ -46,7 +47,7 @@ def figure_of(content: Mapping[str, Any]) -> Figure:
     """Quality over ratio, of what `metrics.json` holds."""
     systems = content["systems"]
     drawn = lines(systems)
-    first = chief(content)
+    first = chief_scope(content)
     small = list(content["sets"]) if first == POOLED else []
     rows = 1 if not small else 2 if len(small) <= _WIDE else 3
     columns = -(-len(small) // rows)
@@ -64,7 +65,7 @@ def figure_of(content: Mapping[str, Any]) -> Figure:
 def _panel(axes: Axes, content: Mapping[str, Any], scope: str, drawn: Sequence[Line], title: str) -> None:
     """One scope: points with their 95% intervals, joined in the order of their ratios."""
     systems = content["systems"]
-    large = scope == chief(content)
+    large = scope == chief_scope(content)
     for depth, line in enumerate(drawn, 2):
         rows = [systems[label]["scopes"][scope] for label in line.labels if scope in systems[label]["scopes"]]
         rows = sorted((row for row in rows if row["ratio"]), key=lambda row: float(row["ratio"]))
@@ -95,7 +96,9 @@ def _panel(axes: Axes, content: Mapping[str, Any], scope: str, drawn: Sequence[L
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.set_title(title if scope == POOLED or not large else scope, fontsize=11 if large else 9, loc="left")
-    axes.set_ylabel(f"{measure(content, scope)}, 95% intervals" if large else measure(content, scope), fontsize=9)
+    axes.set_ylabel(
+        f"{measure_name(content, scope)}, 95% intervals" if large else measure_name(content, scope), fontsize=9
+    )
     if large:
         axes.set_xlabel("tokens of context for each position kept (ratio, log scale)")
     axes.tick_params(labelsize=9 if large else 7)

@@ -13,8 +13,6 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-POOLED = "pooled"
-"""Scope of the mean over sets, as `metrics.json` calls it."""
 _PRESS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000")
 _COLOURS = (
     "#CC6677",
@@ -142,24 +140,6 @@ def keys(drawn: Sequence[Line], systems: Mapping[str, Mapping[str, Any]]) -> lis
     scopes = {scope for one in systems.values() for scope in one["scopes"]}
     bounds = {label: style for scope in scopes for label, _, style in level_lines(systems, scope)}
     return made + [Line2D([], [], label=label, **style) for label, style in sorted(bounds.items())]
-
-
-def chief(content: Mapping[str, Any]) -> str:
-    """Scope that a single panel shows: the mean over sets, or the only set."""
-    pooled = any(POOLED in one["scopes"] for one in content["systems"].values())
-    return POOLED if pooled else next(iter(content["sets"]), POOLED)
-
-
-def measure(content: Mapping[str, Any], scope: str) -> str:
-    """Name of what systems are ranked by in a scope."""
-    names = {
-        "f1": "F1",
-        "exact_match": "EM",
-        "substring_accuracy": "substring accuracy",
-        "rouge_l": "ROUGE-L",
-        "choice_accuracy": "accuracy",
-    }
-    return names[content["pooled"]["measure"] if scope == POOLED else content["sets"][scope]["measure"]]
 
 
 def _colours(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str]]:

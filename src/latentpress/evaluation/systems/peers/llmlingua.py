@@ -10,12 +10,11 @@ is close to the budget, and what is above is cut off: it reads as many tokens as
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentpress.evaluation.questions import Question
+from latentpress.evaluation.questions import Answer, Question
 from latentpress.evaluation.systems.base import Family, Setup, Size, System, SystemKind
 from latentpress.evaluation.systems.bounds import CutSystem
 from latentpress.evaluation.systems.cutters import everything, head
@@ -42,3 +41,123 @@ _QUESTION: dict[str, Any] = {
 
 Compress = Callable[[float], str]
 """What the peer keeps of a text when it is asked for so many tokens."""
+
+
+class LlmLinguaSystem(CutSystem):
+    """LLMLingua, and a reader of what it keeps.
+
+    Args:
+        family: its name, and whether it sees the question.
+        setup: what it shares with others.
+        reader: what reads.
+        size: a ratio.
+        interpreter: runs the package.
+        model: folder of the small model.
+    """
+
+    kind: SystemKind = "peer"
+
+    def __init__(
+        self,
+        family: Family,
+        setup: Setup,
+        reader: TextReader,
+        size: Size | None,
+        interpreter: Interpreter,
+        model: Path,
+    ) -> None:
+        super().__init__(family, everything, setup, reader, size)
+        self._versions = dict(interpreter.versions)
+        self._options = _QUESTION if family.sees_question else _BLIND
+        settings = {"model": str(model), "device": str(setup.press.model.decoder.device)}
+        self._worker = Lease(_PACKAGE.name, interpreter.python, _WORKER, settings)
+        self._made: dict[tuple[tuple[str, ...], int], str] | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """See `System.identity`."""
+        return {**super().identity(), "peer": self._versions, "options": self._options}
+
+    def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
+        """See `System.answer`; without the question, a text is compressed once for all of these."""
+        self._made = {}
+        try:
+            return super().answer(questions, max_new_tokens)
+        finally:
+            self._made = None
+
+    def kept(self, question: Question, budget: int) -> str:
+        """What is left of a question's documents, of at most so many tokens."""
+        key = (question.contexts, budget)
+        if self.sees_question or self._made is None:
+            return self._compressed(question, budget)
+        if key not in self._made:
+            self._made[key] = self._compressed(question, budget)
+        return self._made[key]
+
+    def close(self) -> None:
+        """See `System.close`."""
+        self._worker.close()
+
+    def _compressed(self, question: Question, budget: int) -> str:
+        documents = [document.strip() for document in question.contexts]
+        count = self._press.count_tokens
+        if sum(map(count, documents)) <= budget:
+            return question.text
+
+        def compress(target: float) -> str:
+            asked = question.question if self.sees_question else None
+            answer = self._worker.ask(documents=documents, question=asked, target=target, options=self._options)
+            return str(answer["kept"])
+
+        text = nearest(compress, budget, lambda kept: count(kept) if kept.strip() else 0)
+        return head(text, "", budget, self._press.base.tokenizer, 0) if text.strip() else ""
+
+
+def nearest(compress: Compress, budget: int, count: Callable[[str], int]) -> str:
+    """Asks a compressor that misses its target for other numbers of tokens until it keeps about as many as wanted.
+
+    Args:
+        compress: given a number of tokens to aim at.
+        budget: tokens wanted.
+        count: tokens of a text.
+
+    Returns:
+        Of what it kept in at most `_TRIES` tries, what comes nearest to the budget, above or below.
+    """
+    target, tried = float(budget), dict[int, str]()
+    for _ in range(_TRIES):
+        text = compress(target)
+        kept = count(text)
+        tried.setdefault(kept, text)
+        if _CLOSE * budget <= kept <= budget:
+            break
+        target *= min(max(budget / max(kept, 1), 0.5), 2.0)
+    return tried[min(tried, key=lambda kept: abs(kept - budget))]
+
+
+def _family(name: str, about: str, *, sees_question: bool) -> Family:
+    def make(setup: Setup, reader: str, size: Size | None) -> System:
+        from latentpress.base_model import base_folder
+        from latentpress.evaluation.systems.readers import text_reader
+
+        interpreter = find(_PACKAGE.name, setup.python)
+        model = base_folder(setup.press.base.id)
+        return LlmLinguaSystem(family, setup, text_reader(setup, reader), size, interpreter, model)
+
+    family = Family(
+        name=name, kind="peer", about=about, make=make, sees_question=sees_question, needs=_PACKAGE.requirement
+    )
+    return family
+
+
+LLMLINGUA: dict[str, Family] = {
+    family.name: family
+    for family in (
+        _family("llmlingua", "tokens of the text that the base model finds unlikely (LLMLingua)", sees_question=False),
+        _family(
+            "llmlingua-question",
+            "tokens of the text that the question makes likelier (LongLLMLingua)",
+            sees_question=True,
+        ),
+    )
+}

@@ -5,6 +5,7 @@ Settings: `model` (folder), `device`. A request holds `documents`, `question` (n
 `seconds` of the compression.
 """
 
+import math
 import time
 from typing import Any
 
@@ -42,6 +43,23 @@ class _ListsOfKeysAndValues:
         return output
 
 
+def _in_whole_segments(compressor: Any) -> Any:
+    """The package's loop over segments, which are made as long as it takes for them to tile the text.
+
+    It goes through the text in segments of `iterative_size` tokens and leaves what is behind the last whole one as it
+    is, so that of 350 tokens the last 150 are kept in any case. Here segments have at most as many tokens as asked for,
+    and at most one token for each of them is left over.
+    """
+    original = compressor.iterative_compress_prompt
+
+    def compress(context: list[str], target_token: float, *, iterative_size: int, start: int = 0, **options: Any) -> Any:
+        tokens = compressor.get_token_length("\n\n".join(context), add_special_tokens=False) - start
+        size = max(1, tokens // max(1, math.ceil(tokens / iterative_size)))
+        return original(context, target_token, iterative_size=size, start=start, **options)
+
+    return compress
+
+
 def start(settings: Fields) -> Any:
     """Loads the compressor."""
     import tiktoken
@@ -53,6 +71,7 @@ def start(settings: Fields) -> Any:
         settings["model"], device_map=settings["device"], model_config={"trust_remote_code": False}
     )
     compressor.model = _ListsOfKeysAndValues(compressor.model.eval())
+    compressor.iterative_compress_prompt = _in_whole_segments(compressor)
 
     def answer(request: Fields) -> Fields:
         begun = time.perf_counter()

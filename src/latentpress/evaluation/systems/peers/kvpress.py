@@ -1,0 +1,189 @@
+"""Presses of keys and values: the context is read whole, then most cache entries are dropped (package `kvpress`).
+
+What is dropped is chosen in each layer and head: by the attention of the last tokens (SnapKV, arXiv 2404.14469), by the
+attention that questions to come are expected to pay (expected attention, arXiv 2510.00636), by the norm of the keys
+(arXiv 2406.11430), or by place (StreamingLLM, arXiv 2309.17453: the first tokens and the last).
+
+The package counts the share removed; here the budget counts what stands for the documents. The prompt's words before
+them are entries as well, so that many more are kept in all, and the press may choose among all of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentpress.errors import ContextTooLongError
+from latentpress.evaluation.questions import Answer, Question
+from latentpress.evaluation.systems.base import Family, Setup, Size, System, SystemKind
+from latentpress.evaluation.systems.batching import as_answer
+from latentpress.evaluation.systems.peers.environments import PACKAGES, Interpreter, find
+from latentpress.evaluation.systems.peers.sharing import Lease
+
+if TYPE_CHECKING:
+    from latentpress.evaluation.systems.readers import TextReader
+
+_PACKAGE = PACKAGES["kvpress"]
+_WORKER = Path(__file__).parent / "workers" / "kvpress_worker.py"
+_WINDOW = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """A press of the package."""
+
+    name: str
+    """Of the family."""
+    press: str
+    """Its class in the package."""
+    about: str
+    """One line for the list of systems."""
+    options: Callable[[int], dict[str, Any]] = field(default=lambda keep: {})  # noqa: ARG005
+    """Arguments that differ from the package's defaults, for so many entries to keep."""
+
+
+def _window(keep: int) -> dict[str, Any]:
+    """Tokens at the end of the context whose attention judges the others, and which are always kept.
+
+    64 by default, for contexts of thousands of tokens. Of a few dozen entries they would leave room for no others, so
+    they are a quarter of them at most.
+    """
+    return {"window_size": max(1, min(_WINDOW, keep // 4))}
+
+
+METHODS = (
+    Method(
+        name="snapkv",
+        press="SnapKVPress",
+        about="cache entries that the last tokens of the text attend to (SnapKV, package kvpress)",
+        options=_window,
+    ),
+    Method(
+        name="expected-attention",
+        press="ExpectedAttentionPress",
+        about="cache entries that later queries are expected to attend to (package kvpress)",
+    ),
+    Method(name="key-norm", press="KnormPress", about="cache entries whose keys have the least norm (package kvpress)"),
+    Method(
+        name="streaming-llm",
+        press="StreamingLLMPress",
+        about="cache entries of the first four tokens and the last ones (StreamingLLM, package kvpress)",
+    ),
+)
+
+
+class KvpressSystem(System):
+    """A press of keys and values and the model whose they are.
+
+    Args:
+        method: the press.
+        setup: what it shares with others.
+        reader: whose weights and prompt are used.
+        size: a ratio.
+        interpreter: runs the package.
+        model: folder of the weights.
+    """
+
+    kind: SystemKind = "peer"
+    sees_question = False
+
+    def __init__(
+        self, method: Method, setup: Setup, reader: TextReader, size: Size | None, interpreter: Interpreter, model: Path
+    ) -> None:
+        from latentpress.decoder.reader import Reader
+
+        self.name, self.reader, self.size = method.name, reader.name, size
+        self._ratio = (size.ratio or 1.0) if size else 1.0
+        self._method, self._interpreter, self._text_reader = method, interpreter, reader
+        self._press = press = reader.press
+        self._count = setup.press.count_tokens
+        network, prompt = press.model, press.config.prompt
+        self._reader = Reader(network.decoder, press.base, prompt, network.policy, network.compressor.count)
+        dtype = str(network.decoder.dtype).removeprefix("torch.")
+        settings = {"model": str(model), "device": str(network.decoder.device), "dtype": dtype}
+        self._worker = Lease(_PACKAGE.name, interpreter.python, _WORKER, settings)
+
+    def identity(self) -> dict[str, Any]:
+        """See `System.identity`."""
+        return {
+            **self._text_reader.identity(),
+            "peer": dict(self._interpreter.versions),
+            "method": self._method.press,
+            "ratio": self._ratio,
+        }
+
+    def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
+        """See `System.answer`; a text is pressed once for the questions about it that stand side by side."""
+        answers: list[Answer] = []
+        for _, group in itertools.groupby(questions, key=lambda one: one.contexts):
+            answers += self._about_one_text(list(group), max_new_tokens)
+        return answers
+
+    def close(self) -> None:
+        """See `System.close`."""
+        self._worker.close()
+
+    def _about_one_text(self, questions: list[Question], max_new_tokens: int) -> list[Answer]:
+        from latentpress.decoder.reader import stop_tokens
+        from latentpress.tokens import encode_inert
+
+        documents = encode_inert(self._press.base.tokenizer, questions[0].text)
+        before = [i for piece in self._reader.opening(1) if isinstance(piece, list) for i in piece]
+        tokens = sum(map(self._count, questions[0].contexts))
+        budget = min(math.ceil(tokens / self._ratio), len(documents))
+        requests = [self._reader.request(one.question) for one in questions]
+        errors = [self._error(len(before) + len(documents) + len(one), max_new_tokens) for one in requests]
+        asked = [request for request, error in zip(requests, errors, strict=True) if error is None]
+        if not asked:
+            return [as_answer(error or "", tokens=tokens, kept=budget, nbytes=None) for error in errors]
+        keep = len(before) + (len(documents) if self._ratio == 1 else budget)
+        done = self._worker.ask(
+            context=[*before, *documents],
+            questions=asked,
+            press=self._method.press,
+            options=self._method.options(keep),
+            keep=keep,
+            stops=sorted(stop_tokens(self._press.base)),
+            max_new_tokens=max_new_tokens,
+        )
+        texts = iter(done["answers"])
+        kept = round(done["kept"]) - len(before)
+        return [
+            as_answer(
+                self._text(next(texts)) if error is None else error, tokens=tokens, kept=kept, nbytes=done["bytes"]
+            )
+            for error in errors
+        ]
+
+    def _error(self, used: int, new: int) -> ContextTooLongError | None:
+        """Why a prompt does not fit the decoder, which has to read all of it before anything is dropped."""
+        try:
+            self._reader.check_room(used, new, [])
+        except ContextTooLongError as error:
+            return error
+        return None
+
+    def _text(self, ids: list[int]) -> str:
+        decoded = self._press.base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(decoded)
+
+
+def _family(method: Method) -> Family:
+    def make(setup: Setup, reader: str, size: Size | None) -> System:
+        from latentpress.base_model import base_folder
+        from latentpress.evaluation.systems.peers.merged import merged_folder
+        from latentpress.evaluation.systems.readers import ZERO_SHOT, text_reader
+
+        interpreter = find(_PACKAGE.name, setup.python)
+        read = text_reader(setup, reader)
+        model = base_folder(setup.press.base.id) if reader == ZERO_SHOT else merged_folder(read.press)
+        return KvpressSystem(method, setup, read, size, interpreter, model)
+
+    return Family(name=method.name, kind="peer", about=method.about, make=make, needs=_PACKAGE.requirement)
+
+
+KVPRESS: dict[str, Family] = {method.name: _family(method) for method in METHODS}
