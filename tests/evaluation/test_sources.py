@@ -149,3 +149,10 @@ def test_two_sets_of_one_name_are_refused_until_one_is_named() -> None:
         find_sources(["a/dev.jsonl", "b/dev.jsonl.gz", "c/test.jsonl"])
     found = find_sources(["a/dev.jsonl", "other=b/dev.jsonl.gz"])
     assert [source.name for source in found] == ["dev", "other"]
+
+
+def test_a_name_that_reports_use_themselves_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pooled.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"cannot be called 'pooled'.*NAME=PATH"):
+        find_sources([str(tmp_path / "pooled.jsonl")])
+    assert find_sources([f"mine={tmp_path / 'pooled.jsonl'}"])[0].name == "mine"

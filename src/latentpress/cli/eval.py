@@ -176,15 +176,17 @@ def report(
 
 @app.command()
 def claims(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder with results that were measured.")] = Path(
-        "results"
-    ),
+    results: Annotated[
+        Path | None,
+        typer.Argument(metavar="RESULTS", help="Folder with results that were measured; ./results if it is there."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List what both papers claim, beside what was measured here."""
     from latentpress.evaluation.claims import rows, table
 
-    found = table(results)
+    usual = Path("results")
+    found = table(results or (usual if usual.is_dir() else None))
     if as_json:
         import dataclasses
 

@@ -16,11 +16,10 @@ import numpy as np
 
 from latentpress.evaluation.resampling import Floats, SetSamples, interval, word
 from latentpress.evaluation.results import Described
+from latentpress.evaluation.sources import POOLED
 
 CEILING = ("full", "tuned")
 """Name and reader of the bound whose score the retained share is taken of: all of the text, by a trained reader."""
-POOLED = "pooled"
-"""Scope of the mean over sets."""
 Number = dict[str, Any]
 """`mean`, `low` and `high`, with what else there is to say."""
 Pick = Callable[[Floats], Floats]

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from latentpress.errors import InputError
-from latentpress.evaluation.comparisons import POOLED, Scopes, ceiling_of, losses, own, pairs, selector_gains, share
+from latentpress.evaluation.comparisons import Scopes, ceiling_of, losses, own, pairs, selector_gains, share
 from latentpress.evaluation.latency import latency
 from latentpress.evaluation.results import Described, Folder, QuestionSet, read_folder, write_whole
 from latentpress.evaluation.scores import NAMES, Scored, compared_at, headline, row_of, samples_of, score_all
+from latentpress.evaluation.sources import POOLED
 
 FORMAT = 1
 """Of the file."""

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from latentpress.evaluation.comparisons import POOLED
 from latentpress.evaluation.markdown import listed, table
 from latentpress.evaluation.metrics_file import NAME, write_metrics
 from latentpress.evaluation.report_results import against, losses, outcome, scope_tables, selectors
 from latentpress.evaluation.report_speed import speed_tables
 from latentpress.evaluation.results import write_whole
 from latentpress.evaluation.scores import NAMES
+from latentpress.evaluation.sources import POOLED
 
 REPORT = "report.md"
 """Name of the file in the folder."""

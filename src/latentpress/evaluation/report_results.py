@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from latentpress.evaluation.comparisons import POOLED
 from latentpress.evaluation.markdown import NONE, between, listed, points, ratio, table, verdict, with_interval
 from latentpress.evaluation.metrics_file import chief_scope, measure_name
 from latentpress.evaluation.scores import MEASURES, NAMES
+from latentpress.evaluation.sources import POOLED
 
 _LOST_TO = (
     "systems that do not see the question, at the same ratio",

@@ -29,6 +29,8 @@ _MRQA = {name.casefold(): name for name in (*IN_DOMAIN, *OUT_OF_DOMAIN)} | _SHOR
 _MRQA_HUB = "mrqa-workshop/mrqa"  # a question a row; `subset` is the set's name, out-of-domain sets are its test split
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
 _NEAREST = 3
+POOLED = "pooled"
+"""What reports call all sets together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +58,8 @@ def find_sources(words: Sequence[str], *, data_dir: str | Path | None = None) ->
         if count > 1:
             places = " and ".join(source.place for source in sources if source.name == name)
             raise InputError(f"{count} data sets are called {name!r} ({places}); name one of them: NAME=PATH")
+        if name == POOLED:
+            raise InputError(f"a data set cannot be called {name!r}, as reports call all sets together; give NAME=PATH")
     return sources
 
 

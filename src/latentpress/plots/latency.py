@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from latentpress.evaluation.comparisons import POOLED
 from latentpress.evaluation.metrics_file import chief_scope, measure_name
+from latentpress.evaluation.sources import POOLED
 from latentpress.plots.systems import Line, Look, keys, legend, level_lines, lines, marks
 
 _THIN = 2  # lines thicker than this are presses, whose points are named

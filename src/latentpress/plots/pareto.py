@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from latentpress.evaluation.comparisons import POOLED
 from latentpress.evaluation.metrics_file import chief_scope, measure_name, read_metrics
+from latentpress.evaluation.sources import POOLED
 from latentpress.plots import latency
 from latentpress.plots.systems import Line, keys, legend, level_lines, lines, marks
 from latentpress.training.plot import save

@@ -52,7 +52,9 @@ def _in_whole_segments(compressor: Any) -> Any:
     """
     original = compressor.iterative_compress_prompt
 
-    def compress(context: list[str], target_token: float, *, iterative_size: int, start: int = 0, **options: Any) -> Any:
+    def compress(
+        context: list[str], target_token: float, *, iterative_size: int, start: int = 0, **options: Any
+    ) -> Any:
         tokens = compressor.get_token_length("\n\n".join(context), add_special_tokens=False) - start
         size = max(1, tokens // max(1, math.ceil(tokens / iterative_size)))
         return original(context, target_token, iterative_size=size, start=start, **options)
