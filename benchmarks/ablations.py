@@ -106,17 +106,20 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def plot(out: Path, rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Distance to the latents over the steps, a line a variant, the first seed."""
+    """Distance to the latents over the steps, a line a variant: the mean over its seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for row in rows:
-        log = read(folder_of(out, row["variant"], row["seeds"][0]))
-        points = [(line["step"], line["latents"]) for line in log if "latents" in line]
-        axes.plot(*zip(*points, strict=True), label=row["variant"], linewidth=1.2)
+    for place, row in enumerate(rows):
+        logs = [read(folder_of(out, row["variant"], seed)) for seed in row["seeds"]]
+        curves = [{line["step"]: line["latents"] for line in log if "latents" in line} for log in logs]
+        steps = sorted(set.intersection(*map(set, curves)))
+        means = [sum(curve[step] for curve in curves) / len(curves) for step in steps]
+        style = ("-", "--")[place // 10 % 2]  # there are ten colours
+        axes.plot(steps, means, style, label=row["variant"], linewidth=1.2)
     axes.set_xlabel("steps")
     axes.set_ylabel("squared distance to the latents learned from, over their squared norm")
     axes.grid(alpha=0.3)

@@ -1,6 +1,6 @@
 """Compresses texts with the package `llmlingua` (LLMLingua, LongLLMLingua), any causal LM as its small model.
 
-Settings: `model` (folder), `device`. A request holds `documents`, `question` (null to compress without it), `target`
+Settings: `model` (folder), `device`, `dtype`. A request holds `documents`, `question` (null to compress without it), `target`
 (tokens to aim at) and `options` (more arguments of `PromptCompressor.compress_prompt`). The answer holds `kept`, and
 `seconds` of the compression.
 """
@@ -39,6 +39,7 @@ class _ListsOfKeysAndValues:
         for layer, (keys, values) in enumerate(past_key_values or ()):
             cache.update(keys, values, layer)
         output = self._model(input_ids, past_key_values=cache, **options)
+        output.logits = output.logits.float()  # a loss in bfloat16 would tie tokens that differ
         output.past_key_values = [[layer.keys, layer.values] for layer in output.past_key_values.layers]
         return output
 
@@ -66,12 +67,13 @@ def start(settings: Fields) -> Any:
     """Loads the compressor."""
     import tiktoken
 
+    import torch
+
     tiktoken.encoding_for_model = lambda _: _CharacterCount()
     from llmlingua import PromptCompressor
 
-    compressor = PromptCompressor(
-        settings["model"], device_map=settings["device"], model_config={"trust_remote_code": False}
-    )
+    about = {"trust_remote_code": False, "torch_dtype": getattr(torch, settings["dtype"])}
+    compressor = PromptCompressor(settings["model"], device_map=settings["device"], model_config=about)
     compressor.model = _ListsOfKeysAndValues(compressor.model.eval())
     compressor.iterative_compress_prompt = _in_whole_segments(compressor)
 

@@ -13,7 +13,9 @@ The end of its input ends the worker.
 import json
 import os
 import platform
+import queue
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -33,25 +35,34 @@ def serve(packages: Sequence[str], start: Callable[[Fields], Callable[[Fields], 
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", newline="\n")
     # Whatever else is printed, by C code too, goes where it disturbs nobody.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    lines = os.fdopen(os.dup(sys.stdin.fileno()), encoding="utf-8", newline="\n")
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(lines,), daemon=True).start()
 
     def send(fields: Fields) -> None:
         # The line break before it ends what someone may have printed without one before this process began.
         out.write("\n" + json.dumps(fields) + "\n")
         out.flush()
 
-    first = json.loads(lines.readline())
+    first = json.loads(lines.get())
     answer = start(first["settings"])
     versions = {name: metadata.version(name) for name in packages}
     send({"id": first["id"], "versions": {"python": platform.python_version(), **versions}})
-    for line in lines:
-        request = json.loads(line)
+    while True:
+        request = json.loads(lines.get())
         number = request.pop("id")
         try:
             send({"id": number, **answer(request)})
         except Exception as error:  # noqa: BLE001 - the peer may raise anything, and the next request may be fine
             traceback.print_exc()
             send({"id": number, "error": f"{type(error).__name__}: {error}"})
+
+
+def _read(lines: queue.SimpleQueue[str]) -> None:
+    """Reads what comes in; its end, by a parent that has died too, ends this process at once, whatever it does."""
+    with os.fdopen(os.dup(sys.stdin.fileno()), encoding="utf-8", newline="\n") as stream:
+        for line in stream:
+            lines.put(line)
+    os._exit(0)
 
 
 def peak_bytes() -> int | None:
