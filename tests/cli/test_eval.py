@@ -1,11 +1,13 @@
 """`latentpress eval`: the whole command on a tiny press, and what it refuses."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from cli.helpers import Result, write_tiny_press
 from latentpress.lora import LoraSettings
@@ -70,7 +72,9 @@ def test_a_comparison_is_answered_scored_drawn_and_gone_on_with(
     report = (out / "report.md").read_text()
     assert "tiny-x4" in report
     assert "bm25-sentences-x4-tuned" in report
-    assert json.loads((out / "metrics.json").read_text())
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["ceiling"] == "full-tuned"
+    assert {system["reader"] for system in metrics["systems"].values()} == {"own", "zero-shot", "tuned"}
     for name in ("pareto.png", "pareto.svg"):
         assert (out / name).stat().st_size > 1000
     again = run(*command, "--with", systems)
@@ -82,22 +86,9 @@ def test_a_comparison_is_answered_scored_drawn_and_gone_on_with(
 def test_times_are_taken_on_request(
     run: Callable[..., Result], press: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentpress.evaluation.speed.LENGTHS", (40,))
     out = tmp_path / "results"
-    done = run(
-        "eval",
-        "--data",
-        data,
-        "--with",
-        f"{press}@4,head@4",
-        "--out",
-        out,
-        "--limit",
-        2,
-        "--speed",
-        "--max-new-tokens",
-        2,
-    )
+    command = ["eval", "--data", data, "--with", f"{press}@4,head@4", "--out", out, "--limit", 2, "--max-new-tokens", 2]
+    done = run(*command, "--speed", "--speed-lengths", "40")
     assert done.code == 0, done.err
     times = json.loads((out / "speed.json").read_text())
     assert set(times["lengths"]["40"]) == {"full-zero-shot", "tiny-x4", "head-x4-zero-shot"}
@@ -111,7 +102,8 @@ def test_a_protocol_sets_limit_and_measure(run: Callable[..., Result], press: Pa
     )
     assert done.code == 0, done.err
     assert json.loads((out / "settings.json").read_text())["protocol"] == "semidynamic"
-    assert "substring" in (out / "report.md").read_text().lower()
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["sets"]["treaties"]["measure"] == "substring_accuracy"
 
 
 def test_systems_are_listed_without_a_model(run: Callable[..., Result]) -> None:
@@ -127,6 +119,8 @@ def test_systems_are_listed_without_a_model(run: Callable[..., Result]) -> None:
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
+        (("--seed", "-1"), ("--seed -1 is out of range",)),
+        (("--speed-lengths", "many"), ("--speed-lengths 'many'",)),
         (("--with", "hed@4"), ("unknown system 'hed'", "did you mean head")),
         (("--with", "head@0"), ("size '0' is out of range",)),
         (("--with", "full:tuned"), ("full:tuned needs a trained reader",)),
@@ -158,6 +152,48 @@ def test_what_cannot_be_is_refused(
     for part in parts:
         assert part in message
     assert not (tmp_path / "results").exists()
+
+
+def test_an_unknown_name_is_explained_wherever_it_stands(
+    run: Callable[..., Result], data: Path, tmp_path: Path
+) -> None:
+    run("eval", "--data", data, "--out", tmp_path / "results", "--with", "hed@4").fails_with("did you mean head")
+
+
+def test_presses_of_two_base_models_are_not_compared(
+    run: Callable[..., Result], press: Path, data: Path, tmp_path: Path, tiny_base_folder: Path
+) -> None:
+    other_base = tmp_path / "base"
+    shutil.copytree(tiny_base_folder, other_base)
+    weights = load_file(other_base / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, other_base / "model.safetensors")
+    other = write_tiny_press(tmp_path / "other", other_base, name="other")
+    refused = run("eval", "--data", data, "--out", tmp_path / "results", "--with", f"{press}@4,{other}@4")
+    assert refused.code == 2
+    assert "compare presses of one base model" in refused.err
+
+
+def test_two_presses_of_one_name_are_refused_unless_one_is_given_another(
+    run: Callable[..., Result], press: Path, data: Path, tmp_path: Path, tiny_base_folder: Path
+) -> None:
+    other = write_tiny_press(tmp_path / "other", tiny_base_folder, converter_width=24)
+    command = ["eval", "--data", data, "--out", tmp_path / "results", "--max-new-tokens", 1, "--with"]
+    refused = run(*command, f"{press}@4,{other}@4")
+    assert refused.code == 2
+    assert "two presses are called 'tiny'" in refused.err
+    done = run(*command, f"{press}@4,other={other}@4")
+    assert done.code == 0, done.err
+    assert (tmp_path / "results" / "predictions" / "treaties" / "other-x4.jsonl").exists()
+
+
+def test_a_reader_is_what_it_is_called(
+    run: Callable[..., Result], press: Path, reader: Path, data: Path, tmp_path: Path
+) -> None:
+    refused = run(
+        "eval", "--data", data, "--out", tmp_path / "results", "--with", f"{press}@4,full", "--prompt-tuned", reader
+    )
+    assert refused.code == 2
+    assert "0 prompt vectors and an adapter" in refused.err
 
 
 def test_without_data_or_a_folder_nothing_is_loaded(run: Callable[..., Result], tmp_path: Path) -> None:

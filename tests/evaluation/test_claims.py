@@ -11,7 +11,7 @@ import pytest
 from made_results import Results, replies, system, yes_questions
 
 from latentpress.errors import InputError
-from latentpress.evaluation.claims import HEADER, Claim, claims, rows, table, to_markdown
+from latentpress.evaluation.claims import HEADER, Claim, caveats, claims, rows, table, to_markdown
 from latentpress.evaluation.metrics_file import write_metrics
 
 
@@ -71,7 +71,7 @@ def test_claims_have_names_of_their_own_and_both_papers_make_some() -> None:
     [
         ("yyyy" * 10, "yy.." * 10, "holds"),
         ("yy.." * 10, "yyyy" * 10, "does not hold"),
-        ("y." * 20, ".y" * 20, "does not hold"),
+        ("y." * 20, ".y" * 20, "not yet decided"),
     ],
 )
 def test_a_claim_holds_where_the_whole_interval_is_on_its_side(
@@ -99,13 +99,36 @@ def test_little_and_collapse_have_a_size(tmp_path: Path) -> None:
     assert collapse.verdict == "does not hold"
 
 
+def test_what_leaves_a_claim_open_is_told(tmp_path: Path) -> None:
+    comparison(tmp_path / "pooling", "y." * 20, ".y" * 20)
+    level = claim(evidence(tmp_path, claim="several-ratios-cost-little"), "several-ratios-cost-little")
+    assert level.told == "not yet decided (interval includes -2.0 points)"
+    comparison(tmp_path / "one", "yyyy" * 10, "yy.." * 10)
+    comparison(tmp_path / "two", "yy.." * 10, "yyyy" * 10)
+    entries = [
+        {
+            "claim": "comprexit-over-icae",
+            "metrics": f"{name}/metrics.json",
+            "first": "mean-x4",
+            "second": "last-x4",
+            "scope": "set",
+        }
+        for name in ("one", "two")
+    ]
+    (tmp_path / "evidence.json").write_text(json.dumps({"format": 1, "evidence": entries}))
+    both = claim(tmp_path, "comprexit-over-icae")
+    assert (both.verdict, both.told) == ("not yet decided", "not yet decided (intervals on both sides)")
+    assert both.told in to_markdown([both])
+
+
 def test_losses_of_ablations_are_paired_by_seed(tmp_path: Path) -> None:
     ablations(tmp_path / "ablations", comprexit=[2.0, 2.4], window_attention=[2.5, 3.0], last_layer=[2.1, 2.3])
     (transport,) = claim(tmp_path, "loss-without-transport").ours
     away = 12.706 * (0.1 / math.sqrt(2)) / math.sqrt(2)  # Student's t of one degree of freedom
     assert transport.mean == pytest.approx(0.55)
     assert (transport.low, transport.high) == (pytest.approx(0.55 - away), pytest.approx(0.55 + away))
-    assert claim(tmp_path, "loss-without-transport").verdict == "does not hold"  # -0.09 to +1.19
+    assert claim(tmp_path, "loss-without-transport").verdict == "not yet decided"  # -0.09 to +1.19
+    assert claim(tmp_path, "loss-without-transport").told == "not yet decided (interval includes 0 nats a token)"
     assert str(transport) == "+0.55 (-0.09 to +1.19) nats a token"
     assert claim(tmp_path, "loss-with-last-layer").ours[0].mean == pytest.approx(0)
 
@@ -174,6 +197,32 @@ def test_what_is_no_evidence_is_refused(tmp_path: Path, content: str) -> None:
         table(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", "5"),
+        ("metrics.json", "[]"),
+        ("metrics.json", '{"selector_gains": [{"press": "x"}]}'),
+        ("metrics.json", '{"format": 1, "selector_gains": []}'),
+        ("metrics.json", '{"format": 2, "selector_gains": [{"press": "x"}]}'),
+        ("metrics.json", '{"format": 2, "selector_gains": [{"press": "x", "gain": {"mean": "high"}, "slope": null}]}'),
+        ("metrics.json", '{"format": 2, "selector_gains": 5}'),
+        ("results.json", '[{"variant": "comprexit", "seeds": [0, 1], "eval_x4_answer": [2.0]}]'),
+        ("results.json", '[{"variant": "comprexit", "seeds": 1, "eval_x4_answer": [2.0]}]'),
+        ("results.json", '[{"variant": [], "seeds": [], "eval_x4_answer": []}]'),
+        (
+            "results.json",
+            '[{"variant": "comprexit", "seeds": [0], "eval_x4_answer": [2.0]}, '
+            '{"variant": "layer 1", "seeds": [], "eval_x4_answer": []}]',
+        ),
+    ],
+)
+def test_a_file_that_is_laid_out_otherwise_is_named(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=name.replace(".", r"\.")):
+        table(tmp_path)
+
+
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no folder"):
         table(tmp_path / "none")
@@ -185,3 +234,5 @@ def test_tables_have_a_row_a_claim(tmp_path: Path) -> None:
     assert header == HEADER
     assert len(cells) == len(claims())
     assert to_markdown(found).count("not yet measured") == len(claims())
+    assert all(caveat in to_markdown(found) for caveat in caveats())
+    assert any("far smaller" in caveat for caveat in caveats())

@@ -1,17 +1,22 @@
 """Protocols are the papers' settings, and each can be run as it stands."""
 
+import ast
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import latentpress
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import InputError
 from latentpress.evaluation import metrics
 from latentpress.evaluation.datasets import Selection
-from latentpress.evaluation.protocols import PROTOCOLS, find_protocol
+from latentpress.evaluation.protocols import PROTOCOLS, Protocol, find_protocol
 from latentpress.evaluation.sources import find_sources
+
+FOLDER = Path(latentpress.__file__).parent
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -67,6 +72,24 @@ def test_protocols_are_found_case_aside_and_unknown_ones_refused_with_the_neares
         find_protocol("comprexitt")
     with pytest.raises(InputError, match="unknown; give one of"):
         find_protocol("zzz")
+
+
+def test_no_field_goes_unread() -> None:
+    """A reader takes it from a `protocol`, from `rules`, from what was found by name, or from `self` in the class."""
+    read: set[str] = set()
+    for path in (path for part in ("cli", "evaluation") for path in (FOLDER / part).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name == "Protocol" and path.name == "protocols.py":
+                read |= {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+            if isinstance(node, ast.Attribute) and _is_protocol(node.value):
+                read.add(node.attr)
+    assert {field.name for field in dataclasses.fields(Protocol)} - read == set()
+
+
+def _is_protocol(node: ast.expr) -> bool:
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id == "find_protocol"
+    return isinstance(node, ast.Name) and node.id in {"protocol", "rules"}
 
 
 def test_reading_the_table_loads_no_model_code() -> None:

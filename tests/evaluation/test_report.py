@@ -10,6 +10,7 @@ from made_results import Results, question, replies, system, yes_questions
 from latentpress.errors import InputError
 from latentpress.evaluation.markdown import table, verdict
 from latentpress.evaluation.metrics_file import read_metrics
+from latentpress.evaluation.protocols import PROTOCOLS
 from latentpress.evaluation.report import write
 from latentpress.evaluation.speed_schema import Speed, Times
 
@@ -30,7 +31,8 @@ def section(text: str, title: str) -> str:
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
     """Two sets; a press that is better than the head and worse than the sentences that were chosen by the question."""
-    made = Results(tmp_path, command="latentpress eval --with press", base={"id": "tiny"})
+    how = {"command": ["latentpress", "eval", "--with", "a press"], "min_tokens": 9, "data": {"east": "east.jsonl"}}
+    made = Results(tmp_path, asked_how=how, base={"id": "tiny"})
     for name in ("east", "west"):
         made.ask(name, yes_questions(40), too_long=3)
         made.answer(name, system("press", "x4"), replies("yy.." * 10), nbytes=8)
@@ -47,10 +49,35 @@ def report_of(made: Results) -> str:
 
 def test_command_settings_sets_and_what_was_dropped_are_told(results: Results) -> None:
     told = section(report_of(results), "## What was compared, and how")
-    assert "latentpress eval --with press" in told
+    assert "latentpress eval --with 'a press'" in told
+    assert "- min tokens: 9" in told
+    assert '- data: `{"east": "east.jsonl"}`' in told
     assert "- seed: 0" in told
     assert '- base: `{"id": "tiny"}`' in told
     assert "| east | 40 | span | F1 | contexts | `d-east` | 3 too long |" in told
+
+
+def test_the_protocol_is_told_with_what_is_our_choice_in_it(tmp_path: Path) -> None:
+    made = Results(tmp_path, protocol="semidynamic")
+    made.ask("only", yes_questions(4))
+    made.answer("only", system("press", "x4"), replies("yy.."))
+    told = report_of(made)
+    protocol = PROTOCOLS["semidynamic"]
+    how = section(told, "## What was compared, and how")
+    assert protocol.about in how
+    assert all(f"- {choice}\n" in how for choice in protocol.ours)
+    assert "scores are shown over this ratio here" in told
+    assert "| substring accuracy (95%) | F1 | EM | retained | correct-only ratio | ratio |" in told
+
+
+def test_a_set_that_mixes_kinds_says_so(tmp_path: Path) -> None:
+    made = Results(tmp_path)
+    made.ask("both", [*yes_questions(3), question("c", "C", kind="choice")])
+    made.answer("both", system("press", "x4"), replies("yy.y"))
+    told = report_of(made)
+    assert "| both | 4 | 3 span, 1 choice | F1 or accuracy |" in told
+    assert "Kinds of questions are mixed in both" in told
+    assert "| F1 or accuracy (95%) | F1 | EM | substring accuracy | accuracy |" in told
 
 
 def test_systems_that_see_the_question_and_bounds_have_tables_of_their_own(results: Results) -> None:
@@ -93,7 +120,18 @@ def test_every_comparison_of_a_press_is_in_words(results: Results) -> None:
     told = section(report_of(results), "## Presses against every other system at the same ratio")
     assert "| `press-x4` | `head-x4-tuned` | better by 25.0 (" in told
     assert "| `press-x4` | `bm25-x4-tuned` | worse by 25.0 (" in told
-    assert "| 80 | every set | – | – |" in told
+    assert "| 80 | x4 | x4 | every set | – | – |" in told
+
+
+def test_ratios_of_a_pair_are_told_with_those_that_lie_between_two_sizes(tmp_path: Path) -> None:
+    made = Results(tmp_path)
+    made.ask("only", yes_questions(40))
+    made.answer("only", system("press", "auto"), replies("yyyy" * 10, tokens=60, kept=10))
+    for size, kept in (("x4", 15), ("x8", 7)):
+        made.answer("only", system("head", size, "bound", "tuned"), replies("y..." * 10, tokens=60, kept=kept))
+    told = section(report_of(made), "## Presses against every other system at the same ratio")
+    assert "| `press-auto` | `head-tuned` | better by 75.0 (" in told
+    assert "| 40 | x6 | x6* | only | – | – |" in told
 
 
 def test_two_presses_are_told_from_both_sides(results: Results) -> None:
@@ -106,12 +144,22 @@ def test_two_presses_are_told_from_both_sides(results: Results) -> None:
 
 def test_missing_and_failed_answers_are_told(results: Results) -> None:
     assert section(report_of(results), "## Missing and failed answers").strip() == "None."
-    results.answer("west", system("peer", "x4", "peer", "tuned"), [*replies("yy"), (None, 40, 10)])
+    results.answer("east", system("peer", "x4", "peer", "tuned"), replies("y" * 20))
+    results.answer("west", system("peer", "x4", "peer", "tuned"), [*replies("yy"), (None, 40, 10)], asked=20)
+    results.fail("west", "peer-x4-tuned", "the peer\nis gone")
     told = report_of(results)
-    assert "| `peer-x4-tuned` | east 0 of 40, west 3 of 40 | west 1 |" in told
+    gaps = section(told, "## Missing and failed answers")
+    assert "and done with them: `peer-x4-tuned`." in gaps
+    assert "| `peer-x4-tuned` | west | 40 | 20 | 3 | 1 | the peer is gone |" in gaps
+    results.fail("east", "late-x4", "no memory")
+    results.fail("west", "late-x4", "no memory")
+    late = section(report_of(results), "## Missing and failed answers")
+    assert "| `late-x4` | east, west | 40 | – | 0 | – | no memory |" in late
     pooled = section(told, "## All together: the mean of east, west")
-    assert "did not answer every set: `peer-x4-tuned`" in pooled
+    assert "have not answered all they are asked on every set: `peer-x4-tuned`" in pooled
     assert "| `peer-x4-tuned` | x4 |" not in pooled
+    west = section(told, "## west")
+    assert next(line for line in west.split("\n") if "`peer-x4-tuned`" in line).endswith("| 20 | 3 |")
 
 
 def test_times_are_ratios_and_say_when_compressing_pays(results: Results) -> None:
@@ -152,7 +200,8 @@ def test_long_answers_have_their_own_columns(tmp_path: Path) -> None:
     made = Results(tmp_path)
     made.ask("talks", [question("1", "one two")], kind="summary")
     made.answer("talks", system("press", "x4"), replies("y"))
-    assert "| system | at | ROUGE-L (95%) | F1 | retained | ratio | bytes a context token | n |" in report_of(made)
+    told = report_of(made)
+    assert "| system | at | ROUGE-L (95%) | F1 | retained | ratio | bytes a context token | asked | answered |" in told
 
 
 def test_a_folder_that_nobody_has_answered_yet_has_a_report(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,18 +28,32 @@ class Echo(System):
     reader = "own"
     sees_question = False
 
-    def __init__(self, name: str = "echo", *, kind: SystemKind = "press", fails: str = "", stops_after: int = 10**9):
+    def __init__(
+        self,
+        name: str = "echo",
+        *,
+        kind: SystemKind = "press",
+        fails: str = "",
+        fails_at: str = "",
+        stops_after: int = 10**9,
+    ) -> None:
         self.name, self.kind, self.size = name, kind, Size(ratio=4)
-        self.fails, self.stops_after = fails, stops_after
+        self.fails, self.fails_at, self.stops_after = fails, fails_at, stops_after
         self.seen: list[list[str]] = []
         self.closed = 0
 
     def identity(self) -> dict[str, Any]:
-        return {"press": "feed", "ratio": (4,)}  # a tuple: JSON gives a list back
+        return {
+            "press": "feed",
+            "reader": "beef",
+            "ratio": (4,),
+        }  # a key that headers have too; a tuple: JSON gives a list back
 
     def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
         if self.fails in {question.dataset for question in questions}:
             raise LatentsError("the peer is gone")
+        if self.fails_at in {question.id for question in questions}:
+            raise LatentsError("this one is binary")
         if sum(map(len, self.seen)) >= self.stops_after:
             raise KeyboardInterrupt
         self.seen.append([question.id for question in questions])
@@ -81,10 +96,12 @@ def test_every_system_answers_every_question_of_every_set(tmp_path: Path) -> Non
     sets = [dataset("one", 5), dataset("two", 40)]
     first, second = Echo("first"), Echo("second")
     outcome = run(comparison(tmp_path / "out", first, second, sets=sets))
-    assert (outcome.answered, outcome.kept, outcome.failed) == (90, 0, [])
+    assert (outcome.answered, outcome.kept, outcome.failed) == (90, 0, {})
     assert (first.closed, second.closed) == (1, 1)
     folder = read_folder(tmp_path / "out")
     assert set(folder.systems) == {"first-x4", "second-x4"}
+    assert {system.reader for system in folder.systems.values()} == {"own"}
+    assert not (tmp_path / "out" / "failed.json").exists()
     for one in sets:
         found = folder.predictions[one.name, "second-x4"]
         assert [found[i]["prediction"] for i in range(len(one.questions))] == [
@@ -130,7 +147,10 @@ def test_a_system_that_fails_on_a_set_is_named_and_the_others_go_on(tmp_path: Pa
     failing, whole = Echo("failing", fails="one"), Echo("whole")
     seen: list[Progress] = []
     outcome = run(comparison(tmp_path, failing, whole, sets=sets), seen.append)
-    assert outcome.failed == ["failing-x4 on one: the peer is gone"]
+    assert outcome.failed == {"one": {"failing-x4": "the peer is gone"}}
+    assert json.loads((tmp_path / "failed.json").read_text()) == outcome.failed
+    assert run(comparison(tmp_path, whole, sets=sets)).answered == 0
+    assert (tmp_path / "failed.json").exists()  # of a system that did not take part this time
     assert outcome.answered == 9
     assert failing.closed == 1
     assert [(now.label, now.dataset, now.done, now.total) for now in seen] == [
@@ -147,7 +167,9 @@ def test_results_of_other_settings_are_refused_and_stay(tmp_path: Path) -> None:
     other = comparison(tmp_path, Echo(), settings={"seed": 1, "base": {"id": "tiny", "fingerprint": "abc"}})
     with pytest.raises(InputError, match=r"holds a comparison with other settings \(seed: 0 there, 1 now\).*--out"):
         run(other)
-    with pytest.raises(InputError, match=r"sets: one \(5 questions, \w{8}\) there, one \(6 questions"):
+    with pytest.raises(
+        InputError, match=r"sets: one \(5 questions, span, \w{8}, left out 2\) there, one \(6 questions"
+    ):
         run(comparison(tmp_path, Echo(), sets=[dataset("one", 6)]))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -168,6 +190,61 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds something else than a comparison"):
         run(comparison(tmp_path, Echo()))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_question_that_alone_fails_is_recorded_with_its_error(tmp_path: Path) -> None:
+    outcome = run(comparison(tmp_path, Echo(fails_at="one-3")))
+    assert (outcome.answered, outcome.failed) == (5, {})
+    found = {row["id"]: row for row in rows(tmp_path / "predictions" / "one" / "echo-x4.jsonl")[1:]}
+    assert found["one-3"]["error"] == "this one is binary"
+    assert [name for name, row in found.items() if "error" in row] == ["one-3"]
+
+
+def test_an_adapter_that_loses_answers_is_stopped(tmp_path: Path) -> None:
+    class Short(Echo):
+        def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
+            return super().answer(questions, max_new_tokens)[:-1]
+
+    outcome = run(comparison(tmp_path, Short()))
+    assert "4 answers to 5 questions" in outcome.failed["one"]["echo-x4"]
+
+
+def test_kinds_of_question_are_asked_apart_each_with_its_own_length(tmp_path: Path) -> None:
+    mixed = [replace(one, kind="choice" if i % 2 else "span") for i, one in enumerate(questions("one", 6, contexts=2))]
+    data = Dataset(name="one", place="one.jsonl", questions=tuple(mixed), dropped=Dropped())
+    system = Echo()
+    run(comparison(tmp_path, system, sets=[data], answer_tokens={"span": 9, "choice": 1, "summary": 5}))
+    assert system.seen == [["one-0", "one-2", "one-4"], ["one-1", "one-3", "one-5"]]
+    found = {row["id"]: row["prediction"] for row in rows(tmp_path / "predictions" / "one" / "echo-x4.jsonl")[1:]}
+    assert found["one-0"] == "Question 0? 9"
+    assert found["one-1"] == "Question 1? 1"
+    assert [row["kind"] for row in rows(tmp_path / "questions" / "one.jsonl")] == ["span", "choice"] * 3
+
+
+def test_compressed_predictions_are_gone_on_with(tmp_path: Path) -> None:
+    run(comparison(tmp_path, Echo()))
+    path = tmp_path / "predictions" / "one" / "echo-x4.jsonl"
+    whole = path.read_bytes()
+    packed = path.with_name("echo-x4.jsonl.xz")
+    packed.write_bytes(lzma.compress(whole))
+    path.unlink()
+    assert (run(comparison(tmp_path, Echo())).answered, path.exists()) == (0, False)
+    packed.write_bytes(lzma.compress(b"".join(whole.splitlines(keepends=True)[:3])))  # two answers
+    outcome = run(comparison(tmp_path, Echo()))
+    assert (outcome.answered, outcome.kept) == (3, 2)
+    assert path.read_bytes() == whole
+    assert not packed.exists()
+
+
+def test_a_folder_that_was_only_begun_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "questions").mkdir()
+    assert run(comparison(tmp_path, Echo())).answered == 5
+
+
+def test_systems_stay_open_on_request(tmp_path: Path) -> None:
+    system = Echo()
+    run(comparison(tmp_path, system), close=False)
+    assert system.closed == 0
 
 
 def test_contexts_are_not_published(tmp_path: Path) -> None:

@@ -10,27 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_results import Results, question, replies, system, yes_questions
+from bootstrap import bootstrap_interval, paired_bootstrap
+from made_results import Results, compared_folder, question, row_of, system, yes_questions
 
 from latentpress.errors import InputError
-from latentpress.evaluation import metrics
 from latentpress.evaluation.latency import break_even, latency
-from latentpress.evaluation.metrics_file import KEYS, read_metrics, write_metrics
+from latentpress.evaluation.metrics_file import KEYS, ratio_key, ratio_of, read_metrics, write_metrics
 from latentpress.evaluation.resampling import SetSamples, interval, word
 from latentpress.evaluation.results import read_folder
-from latentpress.evaluation.scores import headline
+from latentpress.evaluation.scores import columns, headline
 from latentpress.evaluation.speed_schema import Speed, Times
-
-
-def row_of(content: dict[str, Any], label: str, scope: str) -> dict[str, Any]:
-    row: dict[str, Any] = content["systems"][label]["scopes"][scope]
-    return row
-
-
-def pair_of(content: dict[str, Any], a: str, b: str) -> dict[str, Any]:
-    (found,) = [pair["scopes"] for pair in content["pairs"] if (pair["a"], pair["b"]) == (a, b)]
-    scopes: dict[str, Any] = found
-    return scopes
 
 
 def test_means_ratios_and_failures_are_those_worked_by_hand(tmp_path: Path) -> None:
@@ -44,10 +33,10 @@ def test_means_ratios_and_failures_are_those_worked_by_hand(tmp_path: Path) -> N
     ]
     made.ask("colours", asked, too_long=2)
     given = [("red", 40, 10), ("blue", 40, 20), ("2010", 80, 20), (None, 99, 99)]
-    made.answer("colours", system("press", "x4"), given, nbytes=10)
+    made.answer("colours", system("press", "x4"), given, nbytes=10, asked=5)
     row = row_of(write_metrics(tmp_path), "press-x4", "colours")
-    assert (row["n"], row["failed"], row["missing"]) == (4, 1, 1)
-    assert row["f1"] == pytest.approx((1 + 2 / 3 + 0 + 0) / 4, abs=1e-5)  # the failed one is wrong, the fifth not asked
+    assert (row["asked"], row["n"], row["failed"]) == (5, 4, 1)
+    assert row["f1"] == pytest.approx((1 + 2 / 3 + 0 + 0) / 4, abs=1e-5)  # the failed one is wrong, the fifth to come
     assert row["exact_match"] == pytest.approx(1 / 4)
     assert row["substring_accuracy"] == pytest.approx(2 / 4)  # "10" is found in "2010"
     assert (row["tokens"], row["kept"], row["ratio"]) == (160, 50, 3.2)  # without the failed one
@@ -59,11 +48,41 @@ def test_means_ratios_and_failures_are_those_worked_by_hand(tmp_path: Path) -> N
 
 def test_chinese_is_scored_by_characters_by_language_or_by_what_is_written(tmp_path: Path) -> None:
     made = Results(tmp_path)
-    made.ask("zh", [question("1", "苏州"), question("2", "308", lang="zh"), question("3", "308")])
+    asked = [question("1", "苏州", text="哪里？"), question("2", "308", lang="zh"), question("3", "308")]
+    made.ask("zh", asked)
     made.answer("zh", system("press", "x4"), [("苏州市", 40, 10), ("308分", 40, 10), ("308分", 40, 10)])
     row = row_of(write_metrics(tmp_path), "press-x4", "zh")
     # 2 of 3 characters and 2 of 2; "308" and a character, 1 of 2 tokens; in English another word.
     assert row["f1"] == pytest.approx((4 / 5 + 2 / 3 + 0) / 3, abs=1e-5)
+
+
+def test_answers_do_not_make_an_english_question_chinese(tmp_path: Path) -> None:
+    made = Results(tmp_path)
+    made.ask("en", [question("1", "正"), question("2", "正", lang="en", text="正？")])
+    made.answer("en", system("press", "x4"), [("the 正", 40, 10)] * 2)
+    assert row_of(write_metrics(tmp_path), "press-x4", "en")["f1"] == 1
+
+
+def test_a_set_that_mixes_kinds_is_scored_question_by_question(tmp_path: Path) -> None:
+    made = Results(tmp_path)
+    asked = [
+        question("1", "red"),
+        question("2", "blue sky"),
+        question("3", "C", kind="choice"),
+        question("4", "one two three four", kind="summary"),
+    ]
+    made.ask("mixed", asked)
+    given = [("red", 40, 10), ("sky", 40, 10), ("C. a barn", 40, 10), ("one three five", 40, 10)]
+    made.answer("mixed", system("press", "x4"), given)
+    content = write_metrics(tmp_path)
+    row, about = row_of(content, "press-x4", "mixed"), content["sets"]["mixed"]
+    rouge = 2 * 2 / (3 + 4)
+    assert row["headline"]["mean"] == pytest.approx((1 + 2 / 3 + 1 + rouge) / 4, abs=1e-5)
+    assert (row["choice_accuracy"], row["rouge_l"]) == (1, pytest.approx(rouge, abs=1e-5))
+    assert row["exact_match"] == 0.5  # of the two that have it
+    assert about["kinds"] == {"span": 2, "summary": 1, "choice": 1}
+    assert about["measure"] == "f1+rouge_l+choice_accuracy"
+    assert set(about["columns"]) == {"f1", "exact_match", "substring_accuracy", "rouge_l", "choice_accuracy"}
 
 
 def test_summaries_and_choices_have_measures_of_their_own(tmp_path: Path) -> None:
@@ -92,7 +111,7 @@ def test_interval_is_the_usual_bootstrap_where_every_question_has_its_own_contex
     values = np.random.default_rng(1).uniform(size=300)
     samples = SetSamples("set", np.arange(300), {"a": values}, samples=4000)
     means, resampled = samples.means(["a"])
-    expected = metrics.bootstrap_interval(values, samples=4000)
+    expected = bootstrap_interval(values, samples=4000)
     assert means[0] == pytest.approx(expected[0])
     assert interval(resampled[:, 0]) == pytest.approx(expected[1:], abs=0.004)
 
@@ -113,6 +132,15 @@ def test_systems_share_resamples_so_a_constant_lead_has_no_interval() -> None:
     assert resampled[:, 0] - resampled[:, 1] == pytest.approx(0.25)
 
 
+def test_interval_of_a_difference_is_that_of_the_paired_bootstrap() -> None:
+    generator = np.random.default_rng(4)
+    hard = generator.uniform(size=300)
+    a, b = hard + 0.1 * generator.uniform(size=300), hard + 0.1 * generator.uniform(size=300)
+    _, resampled = SetSamples("set", np.arange(300), {"a": a, "b": b}, samples=4000).means(["a", "b"])
+    expected = paired_bootstrap(a, b, samples=4000)
+    assert interval(resampled[:, 0] - resampled[:, 1]) == pytest.approx(expected[1:], abs=0.001)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "said"), [(0.1, 0.2, "better"), (-0.2, -0.1, "worse"), (-0.1, 0.1, "level"), (0.0, 0.1, "level")]
 )
@@ -122,56 +150,29 @@ def test_better_is_said_only_where_the_interval_leaves_zero_out(low: float, high
 
 @pytest.fixture
 def compared(tmp_path: Path) -> Results:
-    """Two sets of 40 questions; a press, a cut text on the first 20 of each, and the tuned reader of the full text."""
-    made = Results(tmp_path)
-    for name, press in (("east", "yyyy"), ("west", "yy..")):
-        made.ask(name, yes_questions(40, each=2))
-        made.answer(name, system("press", "x4"), replies(press * 10))
-        made.answer(name, system("head", "x4", "bound", "tuned"), replies("y..." * 5))
-        made.answer(name, system("full", None, "bound", "tuned"), replies("yyy." * 10, kept=40))
-        made.answer(name, system("none", None, "bound", "tuned"), replies("...." * 10, kept=0))
-        made.answer(name, system("head", "x8", "bound", "tuned"), replies("...." * 10, kept=5))
-    return made
+    return compared_folder(tmp_path)
 
 
-def test_pairs_are_compared_on_common_questions_at_the_same_ratio(compared: Results) -> None:
-    content = write_metrics(compared.out)
-    scopes = pair_of(content, "press-x4", "head-x4-tuned")
-    assert {scope: number["n"] for scope, number in scopes.items()} == {"east": 20, "west": 20, "pooled": 40}
-    assert scopes["east"]["mean"] == pytest.approx(0.75)  # 1 and 1/4 of the first 20
-    assert scopes["west"]["mean"] == pytest.approx(0.25)
-    assert scopes["pooled"]["mean"] == pytest.approx(0.5)
-    assert [scopes[scope]["word"] for scope in ("east", "west")] == ["better", "better"]
-    against = {(pair["a"], pair["b"]) for pair in content["pairs"]}
-    assert ("press-x4", "head-x8-tuned") not in against
-    assert ("press-x4", "full-tuned") in against
+def test_with_the_papers_protocol_its_ratio_is_the_one_that_scores_are_shown_over(tmp_path: Path) -> None:
+    made = Results(tmp_path, protocol="semidynamic")
+    made.ask("set", yes_questions(2))
+    made.ask("exam", [question("1", "C")], kind="choice")
+    made.answer("set", system("press", "x4"), [("yes", 40, 4), ("no", 40, 16)])
+    made.answer("set", system("wrong", "x4"), [("no", 40, 4), ("no", 40, 16)])
+    made.answer("exam", system("press", "x4"), [("C", 40, 10)])
+    content = write_metrics(tmp_path)
+    key = ratio_key(content, "set")
+    right, wrong = (row_of(content, label, "set") for label in ("press-x4", "wrong-x4"))
+    assert (ratio_of(right, key), right["ratio"]) == (10, 4)
+    assert ratio_of(wrong, key) == 4  # no answer is right, and it is not hidden for that
+    assert ratio_key(content, "exam") == "ratio"  # the paper's is of short answers
+    assert content["sets"]["set"]["columns"] == ["f1", "exact_match"]
 
 
-def test_pooled_is_the_mean_of_the_sets_with_an_interval_narrower_than_theirs(compared: Results) -> None:
-    content = write_metrics(compared.out)
-    pooled, west = (row_of(content, "press-x4", scope) for scope in ("pooled", "west"))
-    assert pooled["f1"] == pooled["headline"]["mean"] == pytest.approx(0.75)
-    assert (pooled["n"], pooled["tokens"], pooled["kept"]) == (80, 3200, 800)
-    # One set never errs, so the mean moves half as much as the other set's.
-    width, half = (row["headline"]["high"] - row["headline"]["low"] for row in (pooled, west))
-    assert width == pytest.approx(half / 2, rel=0.02)
-
-
-def test_retained_is_the_share_of_the_tuned_readers_score_on_common_questions(compared: Results) -> None:
-    content = write_metrics(compared.out)
-    assert content["ceiling"] == "full-tuned"
-    assert row_of(content, "press-x4", "east")["retained"]["mean"] == pytest.approx(1 / 0.75, abs=1e-5)
-    head = row_of(content, "head-x4-tuned", "east")["retained"]
-    assert (head["mean"], head["n"]) == (pytest.approx(1 / 3, abs=1e-5), 20)
-    assert 0 < head["low"] < 1 / 3 < head["high"] < 1
-    whole = row_of(content, "full-tuned", "pooled")["retained"]
-    assert (whole["mean"], whole["low"], whole["high"]) == (1, 1, 1)
-
-
-def test_losses_are_where_a_press_is_worse(compared: Results) -> None:
-    losses = write_metrics(compared.out)["losses"]
-    assert [(loss["press"], loss["against"], loss["scope"]) for loss in losses] == [("press-x4", "full-tuned", "west")]
-    assert losses[0]["mean"] == pytest.approx(-0.25)
+def test_columns_come_in_the_order_of_the_protocol() -> None:
+    assert columns(["span"], "comprexit") == ["f1", "substring_accuracy"]
+    assert columns(["span"], "default") == ["exact_match", "substring_accuracy"]
+    assert columns(["choice", "span"], "comprexit") == ["exact_match", "f1", "choice_accuracy", "substring_accuracy"]
 
 
 def test_what_is_undefined_is_null_and_the_file_is_the_same_each_time(compared: Results) -> None:
@@ -186,33 +187,6 @@ def test_what_is_undefined_is_null_and_the_file_is_the_same_each_time(compared: 
     assert (compared.out / "metrics.json").read_text() == written
 
 
-def test_a_selectors_size_is_compared_at_the_nearest_asked_ratio(tmp_path: Path) -> None:
-    made = Results(tmp_path)
-    made.ask("set", yes_questions(4))
-    for size, kept in (("x4", 10), ("x8", 5), ("auto", 9), ("auto+1", 6), ("auto+2", 2)):
-        made.answer("set", system("press", size), replies("yy..", kept=kept))
-    systems = write_metrics(tmp_path)["systems"]
-    # 40 tokens over 9, 6 and 2 positions: x4.4, x6.7 and x20, further than half an octave from every asked ratio.
-    assert [systems[f"press-{size}"]["compared_at"] for size in ("auto", "auto+1", "auto+2")] == [4, 8, None]
-
-
-def test_a_selectors_gain_is_over_the_line_between_the_fixed_ratios_around_it(tmp_path: Path) -> None:
-    made = Results(tmp_path)
-    made.ask("set", yes_questions(8))
-    made.answer("set", system("press", "x4"), replies("yyyyyy..", tokens=64, kept=16))
-    made.answer("set", system("press", "x16"), replies("yy......", tokens=64, kept=4))
-    sizes = (4, 16, 4, 4, 4, 4, 4, 24)
-    chosen = [(text, 64, kept) for (text, _, _), kept in zip(replies("yyyyy..."), sizes, strict=True)]
-    made.answer("set", system("press", "auto"), chosen)
-    (found,) = write_metrics(tmp_path)["selector_gains"]
-    (point,) = found["points"]
-    assert point["ratio"] == 8  # 8 * 64 over 64 positions: half way from 4 to 16 by log2
-    assert point["mean"] == pytest.approx(5 / 8 - (6 / 8 + 2 / 8) / 2)
-    assert point["spread"] == pytest.approx(np.std(np.log2(64 / np.array(sizes))), abs=1e-4)
-    assert found["slope"] is None  # of one point there is none
-    assert found["gain"]["mean"] == point["mean"]
-
-
 def test_packed_files_and_half_lines_are_read(compared: Results) -> None:
     before = write_metrics(compared.out)
     path = compared.out / "predictions" / "east" / "press-x4.jsonl"
@@ -224,6 +198,8 @@ def test_packed_files_and_half_lines_are_read(compared: Results) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda text: text.replace('"identity"', '"id"', 1), "does not say what made"),
+        (lambda text: text.replace('"asked": 40', '"asked": null', 1), "does not say what made"),
         (lambda text: text.replace("digest of q1", "another"), "line 3, answers a question that is not in"),
         (lambda text: text + text.splitlines()[1] + "\n", "a second time"),
         (lambda text: text.replace('"kept": 10, ', "", 1), "lacks prediction, tokens or kept"),
@@ -236,6 +212,30 @@ def test_predictions_that_do_not_fit_are_refused(compared: Results, change: Any,
     path.write_text(change(path.read_text()))
     with pytest.raises(InputError, match=message):
         read_folder(compared.out)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("settings.json", '"format": 1', '"format": 9', "is of format 9, not 1"),
+        ("settings.json", '"format": 1, ', "", "is no folder of results"),
+        ("questions/west.jsonl", '"kind": "span"', '"kind": "essay"', "'essay' is none of span, summary, choice"),
+        ("failed.json", "{", "[{", "failed.json cannot be read"),
+    ],
+)
+def test_what_is_laid_out_otherwise_is_refused(compared: Results, file: str, old: str, new: str, message: str) -> None:
+    compared.fail("west", "head-x4-tuned", "gone")
+    path = compared.out / file
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(InputError, match=message):
+        read_folder(compared.out)
+
+
+def test_what_reads_is_not_mixed_up_with_the_identity_of_the_reader(compared: Results) -> None:
+    folder = read_folder(compared.out)
+    assert folder.systems["full-tuned"].reader == "tuned"
+    assert folder.systems["full-tuned"].identity["reader"] == {"fingerprint": "cd"}
+    assert folder.asked["east", "head-x4-tuned"] == 20
 
 
 def test_a_folder_without_settings_is_no_folder_of_results(tmp_path: Path) -> None:

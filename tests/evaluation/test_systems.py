@@ -62,6 +62,7 @@ def made(press: Press, tuned: Press, tmp_path: Path, monkeypatch: pytest.MonkeyP
         chosen = setup if readers is None else dataclasses.replace(setup, readers=readers)
         return make_systems(names, chosen, [Size.parse(size) for size in sizes.split("/")], presses.__getitem__)
 
+    make.presses = presses  # type: ignore[attr-defined]
     return make
 
 
@@ -221,9 +222,26 @@ def test_a_family_takes_the_readers_that_there_are(made: Any) -> None:
     assert notes == ["head with the reader 'tuned': no such reader was given"]
 
 
-def test_presses_of_one_name_are_told_apart_by_their_fingerprints(made: Any) -> None:
-    systems, _ = made("runs/tiny@home@4", "other@4/8")
-    assert labels(systems) == ["tiny-feed-x4", "tiny-01234567-x4", "tiny-01234567-x8"]
+def test_two_presses_of_one_name_need_names_of_their_own(made: Any) -> None:
+    with pytest.raises(InputError, match=r"two presses are called 'tiny' \(feed and 01234567\).*mine=FOLDER@4"):
+        made("runs/tiny@home@4", "other@4/8")
+    systems, _ = made("runs/tiny@home@4", "mine=other@4/8")
+    assert labels(systems) == ["tiny-x4", "mine-x4", "mine-x8"]
+
+
+def test_a_name_of_ones_own_is_one_that_files_can_have(made: Any) -> None:
+    with pytest.raises(InputError, match="gives a press a name that files cannot have"):
+        made("a b=other@4")
+    with pytest.raises(InputError, match=r"names a bound or peer, which keeps its own name; give 'head'"):
+        made("mine=head@4")
+
+
+def test_a_press_on_another_base_model_is_refused(made: Any, other_base: Base) -> None:
+    config = config_for(other_base)
+    far = Press(make_model(config, other_base), other_base, None, "far")
+    made.presses["other"] = far
+    with pytest.raises(InputError, match=r"runs on the base model 'tiny-other'.*compare presses of one base model"):
+        made("runs/tiny@home@4", "other@4")
 
 
 def test_families_are_bounds_and_peers_by_their_names() -> None:

@@ -78,6 +78,22 @@ def test_points_are_scores_over_the_ratio_that_was_reached(results: Results) -> 
         ]
 
 
+def test_the_papers_protocol_has_its_ratio_on_the_axis(tmp_path: Path) -> None:
+    made = Results(tmp_path, protocol="semidynamic")
+    made.ask("only", yes_questions(2))
+    made.answer("only", system("press", "x4"), [("yes", 40, 4), ("no", 40, 16)])
+    (axes,) = pareto.figure_of(write_metrics(tmp_path)).axes
+    assert [(x, y) for x, y, _ in points(axes)] == [([10.0], [50.0])]
+    assert "over correct answers" in axes.get_xlabel()
+
+
+def test_systems_that_are_not_done_are_not_in_the_panel_of_all(results: Results) -> None:
+    results.answer("west", system("press", "x4"), replies("yyyy"), asked=8)
+    pooled, _, west = pareto.figure_of(write_metrics(results.out)).axes
+    assert ([8.0], [25.0]) in [one[:2] for one in points(pooled)]
+    assert ([4.0, 8.0], [100.0, 25.0]) in [one[:2] for one in points(west)]
+
+
 def test_bounds_of_no_size_are_horizontal_lines(results: Results) -> None:
     axes = pareto.figure_of(write_metrics(results.out)).axes[0]
     levels = [line for line in axes.lines if list(np.asarray(line.get_xdata())) == [0, 1]]

@@ -6,6 +6,7 @@ options.py     options that several verbs share
 output.py      where text, JSON and progress go
 documents.py   files, folders and JSON lines -> texts
 jobs.py        which documents are still to be compressed, and what became of each
+comparison.py what `eval` does between its options and its report
 ask.py  compress.py  inspect.py  train.py  eval.py  info.py  doctor.py
 """
 

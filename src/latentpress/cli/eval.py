@@ -1,32 +1,41 @@
 """`latentpress eval`: compare presses, bounds and peers on any data, in one run that can be gone on with."""
 
+import functools
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from latentpress.cli.comparison import (
+    answer,
+    check_numbers,
+    finish,
+    list_systems,
+    make_setup,
+    measure_times,
+    settings_of,
+    systems_of,
+    timed_lengths,
+    usual_systems,
+    write_report,
+)
 from latentpress.cli.options import DEFAULT_PRESS, Base, Device, Dtype, Json, open_press
 from latentpress.cli.output import console, print_json, progress_console
-from latentpress.cli.run import FAILED
 from latentpress.errors import InputError
 
 if TYPE_CHECKING:
-    from latentpress.evaluation.datasets import Dataset
-    from latentpress.evaluation.protocols import Protocol
-    from latentpress.evaluation.runner import Comparison, Outcome
-    from latentpress.evaluation.systems import Setup, System
     from latentpress.press import Press
 
-_SIZES = "4,8,16"
-_USUAL = "none,full,head,head-tail,random-sentences,bm25-sentences"
+_SIZES = "4,8,16,auto"
 
 With = Annotated[
     str | None,
     typer.Option(
         "--with",
-        help="Systems, comma-separated: NAME, NAME:READER, NAME@SIZE/SIZE; a press (name, folder or hub id), a "
-        "bound or a peer. All shipped presses and all bounds if not given.",
+        help="Systems, comma-separated: NAME, NAME:READER, NAME@SIZE/SIZE; a press (name, folder or hub id; "
+        "MINE=FOLDER names it), a bound or a peer. All shipped presses and all bounds if not given.",
     ),
 ]
 Data = Annotated[
@@ -63,7 +72,10 @@ PeerPython = Annotated[
 NewTokens = Annotated[
     int | None, typer.Option("--max-new-tokens", help="Most tokens of a short answer; the protocol's if not given.")
 ]
-Timed = Annotated[bool, typer.Option("--speed", help="Also time all systems, in turn, at 512, 2,048 and 7,900 tokens.")]
+Timed = Annotated[bool, typer.Option("--speed", help="Also time all systems, in turn; see --speed-lengths.")]
+TimedLengths = Annotated[
+    str, typer.Option("--speed-lengths", metavar="N,N", help="Tokens of text at which they are timed.")
+]
 List = Annotated[bool, typer.Option("--list", help="List bounds, peers and shipped presses, and stop.")]
 
 app = typer.Typer(
@@ -91,7 +103,8 @@ def evaluate(
     prompt_tuned: PromptTuned = None,
     peer_python: PeerPython = None,
     speed: Timed = False,
-    list_systems: List = False,
+    speed_lengths: TimedLengths = "512,2048,7900",
+    listed: List = False,
     base: Base = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -104,8 +117,8 @@ def evaluate(
     """
     if context.invoked_subcommand is not None:
         return
-    if list_systems:
-        _list(as_json)
+    if listed:
+        list_systems(as_json)
         return
     from latentpress.evaluation.protocols import find_protocol
     from latentpress.evaluation.systems import Size
@@ -116,21 +129,29 @@ def evaluate(
         raise InputError("no data set is given; give --data FILE, or a --protocol that names its sets")
     if out is None:
         raise InputError("no folder for the results is given; give --out FOLDER")
-    for option, value in (("--limit", limit), ("--peer-limit", peer_limit), ("--max-new-tokens", max_new_tokens)):
-        if value is not None and value < 1:
-            raise InputError(f"{option} {value} is below 1; give a positive number, or leave it out")
+    check_numbers(seed, {"--limit": limit, "--peer-limit": peer_limit, "--max-new-tokens": max_new_tokens})
+    lengths = timed_lengths(speed_lengths)
     sizes = [Size.parse(word) for word in ratios.split(",")]
-    names = [name.strip() for name in (systems or _usual()).split(",") if name.strip()]
+    names = [name.strip() for name in (systems or usual_systems()).split(",") if name.strip()]
+    # Before anything is loaded: what cannot be found.
     from latentpress.evaluation.sources import find_sources
+    from latentpress.evaluation.systems.named import press_names
 
-    sources = find_sources(sets_wanted, data_dir=data_dir)  # before anything is loaded
+    sources = find_sources(sets_wanted, data_dir=data_dir)
+    presses = press_names(names)
 
+    @functools.cache
     def load(name: str) -> "Press":
         return open_press(name, base=base, device=device, dtype=dtype)
 
-    setup = _setup(names, load, rules, seed, {"tuned": reader, "prompt-tuned": prompt_tuned}, peer_python or [])
-    made = _systems(names, setup, sizes, load)
+    readers = {"tuned": reader, "prompt-tuned": prompt_tuned}
+    setup = make_setup(load(presses[0] if presses else DEFAULT_PRESS), load, rules, seed, readers, peer_python or [])
+    made = systems_of(names, setup, sizes, load)
     from latentpress.evaluation.datasets import Selection, read_dataset
+    from latentpress.evaluation.speed import fitting_lengths
+
+    if speed:
+        fitting_lengths(setup.press.base.max_positions, lengths)
 
     selection = Selection(
         min_tokens=rules.min_tokens if min_tokens is None else min_tokens,
@@ -149,17 +170,33 @@ def evaluate(
         out=out,
         sets=sets,
         systems=made,
-        settings=_settings(setup, rules, seed, peer_limit),
+        settings=settings_of(setup, rules, seed, peer_limit),
+        asked_how={
+            "command": ["latentpress", *sys.argv[1:]],
+            "data": {source.name: source.place for source in sources},
+            "limit": selection.limit,
+            "min_tokens": selection.min_tokens,
+            "max_tokens": selection.max_tokens,
+            "join": selection.join,
+            "readers": {name: press.fingerprint for name, press in setup.readers.items()},
+            "device": str(setup.press.model.decoder.device),
+            "dtype": str(setup.press.model.decoder.dtype).removeprefix("torch."),
+        },
         answer_tokens={
             kind: max_new_tokens if max_new_tokens and kind != "summary" else rules.answer_tokens(kind)
             for kind in ("span", "summary", "choice")
         },
         peer_limit=peer_limit,
     )
-    outcome = _run(comparison)
-    if speed:
-        _time(made, setup, out)
-    _finish(out, outcome, sets, as_json)
+    try:
+        outcome = answer(comparison, close=not speed)
+        if speed:
+            write_report(out)  # what is answered is reported, whatever becomes of the times
+            measure_times(made, setup, lengths, out)
+    finally:
+        for system in made:
+            system.close()
+    finish(out, outcome, sets, as_json)
 
 
 @app.command()
@@ -167,7 +204,7 @@ def report(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of results.")], as_json: Json = False
 ) -> None:
     """Compute scores, report and pictures anew from the answers in a folder."""
-    _write(out)
+    write_report(out)
     if as_json:
         print_json({"out": str(out), "report": str(out / "report.md")})
     else:
@@ -183,14 +220,14 @@ def claims(
     as_json: Json = False,
 ) -> None:
     """List what both papers claim, beside what was measured here."""
-    from latentpress.evaluation.claims import rows, table
+    from latentpress.evaluation.claims import caveats, rows, table
 
     usual = Path("results")
     found = table(results or (usual if usual.is_dir() else None))
     if as_json:
         import dataclasses
 
-        print_json({"claims": [dataclasses.asdict(one) for one in found]})
+        print_json({"claims": [{**dataclasses.asdict(one), "told": one.told} for one in found], "caveats": caveats()})
         return
     shown = Table(box=None, pad_edge=False, padding=(0, 2))
     heading, *lines = rows(found)
@@ -199,6 +236,8 @@ def claims(
     for line in lines:
         shown.add_row(*line)
     console().print(shown)
+    for caveat in caveats():
+        console().print(caveat, soft_wrap=True)
 
 
 @app.command()
@@ -211,155 +250,3 @@ def peer(
     with progress_console().status(f"installing {name}; this fetches PyTorch and takes minutes"):
         python = install(name)
     console().print(f"{name} is installed: {python}", soft_wrap=True)
-
-
-def _usual() -> str:
-    from latentpress.loading import shipped_presses
-
-    return ",".join([*shipped_presses(), _USUAL])
-
-
-def _list(as_json: bool) -> None:
-    from latentpress.evaluation.systems import families
-    from latentpress.loading import shipped_presses
-
-    every = families()
-    if as_json:
-        listed = {
-            name: {"kind": one.kind, "about": one.about, "readers": one.readers, "sees_question": one.sees_question}
-            for name, one in every.items()
-        }
-        print_json({"presses": list(shipped_presses()), "families": listed})
-        return
-    shown = Table("name", "kind", "what is read", "needs", box=None, pad_edge=False, padding=(0, 2))
-    for name in shipped_presses():
-        shown.add_row(name, "press", "its latents", "")
-    for name, one in every.items():
-        seen = "; sees the question" if one.sees_question else ""
-        shown.add_row(name, one.kind, f"{one.about}{seen} ({', '.join(one.readers)})", one.needs)
-    console().print(shown)
-    console().print("Any other press: its folder or hub id. Sizes behind an @: head@4/8, a press @auto too.")
-
-
-def _setup(
-    names: list[str],
-    load: Any,
-    rules: "Protocol",
-    seed: int,
-    readers: dict[str, str | None],
-    interpreters: list[str],
-) -> "Setup":
-    """What systems share: the base model of the first press that is named."""
-    from latentpress.evaluation.systems import Setup, families
-
-    known = families()
-    presses = [name.partition("@")[0] for name in names if name.partition("@")[0].partition(":")[0] not in known]
-    press = load(presses[0] if presses else DEFAULT_PRESS)
-    python: dict[str, Path] = {}
-    for given in interpreters:
-        name, equals, path = given.partition("=")
-        if not equals:
-            raise InputError(f"--peer-python {given!r} names no peer; write NAME=PATH, for example kvpress=/opt/python")
-        python[name] = Path(path)
-    return Setup(
-        press=press,
-        readers={name: load(given) for name, given in readers.items() if given is not None},
-        prompt=rules.reader_prompt(press.config.prompt),
-        seed=seed,
-        python=python,
-    )
-
-
-def _systems(names: list[str], setup: "Setup", sizes: Any, load: Any) -> "list[System]":
-    from latentpress.evaluation.systems import make_systems
-
-    systems, notes = make_systems(names, setup, sizes, load)
-    for note in notes:
-        progress_console().print(f"left out: {note}", style="dim", soft_wrap=True)
-    return systems
-
-
-def _settings(setup: "Setup", rules: "Protocol", seed: int, peer_limit: int | None) -> dict[str, Any]:
-    base = setup.press.base
-    return {
-        "seed": seed,
-        "protocol": rules.name,
-        "shots": rules.shots,
-        "peer_limit": peer_limit,
-        "base": {"id": base.id, "fingerprint": base.fingerprint},
-    }
-
-
-def _run(comparison: "Comparison") -> "Outcome":
-    """Has the questions answered, with a bar on a terminal and a line for each system and set otherwise."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from latentpress.evaluation import runner
-
-    out = progress_console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out, disable=not out.is_terminal, speed_estimate_period=600) as bar:
-        task = bar.add_task("answering", total=None)
-        last = ""
-
-        def show(now: runner.Progress) -> None:
-            nonlocal last
-            where = f"{now.label} on {now.dataset}"
-            bar.update(task, completed=now.done, total=now.total, description=where)
-            if where != last and not out.is_terminal:
-                out.print(f"{where}: {now.done:,} of {now.total:,} questions are answered", soft_wrap=True)
-            last = where
-
-        try:
-            return runner.run(comparison, show)
-        except KeyboardInterrupt:
-            out.print("what is answered is kept; the same command goes on")
-            raise
-
-
-def _time(systems: "list[System]", setup: "Setup", out: Path) -> None:
-    from latentpress.evaluation import speed
-    from latentpress.evaluation.systems import families
-
-    reference = families()["full"].make(setup, "zero-shot", None)
-    press = setup.press
-    with progress_console().status("timing") as status:
-        taken = speed.measure(
-            systems,
-            reference,
-            press.base.tokenizer,
-            press.base.max_positions,
-            note=lambda line: status.update(f"timing: {line}"),
-        )
-    taken.write(out / "speed.json")
-
-
-def _write(out: Path) -> dict[str, Any]:
-    from latentpress.evaluation.report import write
-    from latentpress.plots.pareto import draw
-
-    content = write(out)
-    draw(out)
-    return content
-
-
-def _finish(out: Path, outcome: "Outcome", sets: "list[Dataset]", as_json: bool) -> None:
-    _write(out)
-    if as_json:
-        print_json(
-            {
-                "out": str(out),
-                "report": str(out / "report.md"),
-                "answered": outcome.answered,
-                "kept": outcome.kept,
-                "failed": outcome.failed,
-                "sets": {one.name: len(one.questions) for one in sets},
-            }
-        )
-    else:
-        there = f", {outcome.kept:,} were there" if outcome.kept else ""
-        console().print(f"{outcome.answered:,} questions answered{there}; report: {out / 'report.md'}", soft_wrap=True)
-    for line in outcome.failed:
-        progress_console().print(f"failed: {line}", soft_wrap=True)
-    if outcome.failed:
-        raise typer.Exit(FAILED)

@@ -16,6 +16,7 @@ Found below a folder of results, at any depth:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import statistics
@@ -29,7 +30,7 @@ from latentpress.evaluation import markdown
 from latentpress.evaluation.metrics_file import NAME, read_metrics
 from latentpress.evaluation.published import CLAIMS, Published
 
-Verdict = Literal["holds", "does not hold", "not yet measured"]
+Verdict = Literal["holds", "does not hold", "not yet decided", "not yet measured"]
 HEADER = ("paper", "claim", "published", "ours", "verdict", "from")
 """Of the table."""
 _REMEDY = "correct or remove it"
@@ -61,14 +62,13 @@ class Measured:
 
     def __str__(self) -> str:
         """`+7.0 (+4.1 to +9.9) points`."""
-        factor, digits = (100, 1) if self.unit == "points" else (1, 2)
-
-        def signed(value: float) -> str:
-            return f"{value * factor:+.{digits}f}"
-
         if self.low is None or self.high is None:
-            return f"{signed(self.mean)} {self.unit}, no interval"
-        return f"{signed(self.mean)} ({signed(self.low)} to {signed(self.high)}) {self.unit}"
+            return f"{self.shown(self.mean)} {self.unit}, no interval"
+        return f"{self.shown(self.mean)} ({self.shown(self.low)} to {self.shown(self.high)}) {self.unit}"
+
+    def shown(self, value: float) -> str:
+        """A number of this unit: `+7.0`."""
+        return f"{100 * value:+.1f}" if self.unit == "points" else f"{value:+.2f}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +80,18 @@ class Claim:
     ours: tuple[Measured, ...]
     """What was measured; empty if nothing was."""
     verdict: Verdict
-    """`holds` if every interval lies on the claimed side."""
+    """`holds` if every interval lies on the claimed side as a whole, `does not hold` if every one on the other."""
+
+    @property
+    def told(self) -> str:
+        """The verdict in words, with what leaves it open."""
+        if self.verdict != "not yet decided":
+            return self.verdict
+        edge = self.published.above
+        for one in self.ours:
+            if one.low is not None and one.high is not None and one.low <= edge <= one.high:
+                return f"{self.verdict} (interval includes {one.shown(edge) if edge else '0'} {one.unit})"
+        return f"{self.verdict} (intervals on both sides)"
 
 
 def claims() -> tuple[Published, ...]:
@@ -107,10 +118,14 @@ def table(results: Path | None = None) -> list[Claim]:
 
 def _judged(published: Published, ours: Sequence[Measured]) -> Claim:
     """A claim with its verdict; a number without an interval decides nothing."""
-    lows = [one.low for one in ours if one.low is not None]
+    intervals = [(one.low, one.high) for one in ours if one.low is not None and one.high is not None]
     verdict: Verdict = "not yet measured"
-    if lows:
-        verdict = "holds" if all(low > published.above for low in lows) else "does not hold"
+    if intervals:
+        verdict = "not yet decided"
+        if all(low > published.above for low, _ in intervals):
+            verdict = "holds"
+        elif all(high < published.above for _, high in intervals):
+            verdict = "does not hold"
     return Claim(published=published, ours=tuple(ours), verdict=verdict)
 
 
@@ -119,31 +134,36 @@ def rows(every: Sequence[Claim]) -> list[tuple[str, ...]]:
     return [HEADER, *map(_row, every)]
 
 
-def to_markdown(every: Sequence[Claim]) -> str:
-    """The claims as a table, with what it takes to hold."""
-    text = (
+def caveats() -> tuple[str, ...]:
+    """What to know when the claims are read, a line each."""
+    return (
         "Ours is what the claimed side is ahead by, with its 95% interval. A claim holds if the whole interval is on "
-        "the claimed side; one that does not hold may be wrong here, or our numbers too few to show it: the interval "
-        "tells. Losses of ablations are those of held-back answers, not F1. Base models, data and budgets are far "
-        "smaller here than in the papers."
+        "the claimed side, and does not hold if it is on the other; otherwise our numbers are too few to decide.",
+        "Losses of ablations are those of held-back answers, in nats a token, not F1.",
+        "Base models, data and budgets are far smaller here than in the papers.",
     )
-    return f"{text}\n\n{markdown.table(HEADER, map(_row, every))}\n"
+
+
+def to_markdown(every: Sequence[Claim]) -> str:
+    """The claims as a table, below what to know."""
+    return f"{' '.join(caveats())}\n\n{markdown.table(HEADER, map(_row, every))}\n"
 
 
 def _row(one: Claim) -> tuple[str, ...]:
     ours = "; ".join(map(str, one.ours)) or markdown.NONE
     sources = "; ".join(measured.source for measured in one.ours) or markdown.NONE
-    return one.published.paper, one.published.says, one.published.figure, ours, one.verdict, sources
+    return one.published.paper, one.published.says, one.published.figure, ours, one.told, sources
 
 
 def _evidence(results: Path) -> Iterator[tuple[str, Measured]]:
     """Measurements by claim, from every file that holds any."""
     for path in sorted(results.rglob("*.json")):
         name = str(path.relative_to(results))
-        if path.name == NAME and "selector_gains" in (content := _content(path)):
-            yield from _of_selectors(content["selector_gains"], name)
+        if path.name == NAME and "selector_gains" in _object(path):
+            yield from _of_selectors(path, name)
         elif path.name == "results.json" and _is_ablations(content := _content(path)):
-            yield from _of_ablations({row["variant"]: row for row in content}, name)
+            with _reading(path, "file of ablations"):
+                yield from _of_ablations({row["variant"]: row for row in content}, name)
         elif path.name == "evidence.json":
             yield from _of_pairs(path, name)
 
@@ -155,12 +175,45 @@ def _content(path: Path) -> Any:
         raise InputError(f"{path} cannot be read ({error}); {_REMEDY}") from error
 
 
-def _of_selectors(gains: Sequence[Mapping[str, Any]], name: str) -> Iterator[tuple[str, Measured]]:
-    for one in gains:
-        source, count = f"{name}: {one['press']}", one["gain"]["n"]
-        yield "semi-dynamic-over-fixed", _measured(one["gain"], "points", f"{source}, {count} sizes and sets")
-        if one["slope"]:
-            yield "gain-grows-with-variance", _measured(one["slope"], "points", f"{source}, an octave of spread")
+def _object(path: Path) -> Mapping[str, Any]:
+    """What a file holds, which is an object.
+
+    Raises:
+        InputError: it cannot be read, or is none.
+    """
+    content = _content(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object; {_REMEDY}")
+    return content
+
+
+@contextlib.contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    """Turns whatever goes wrong where a file is not laid out as it should be into an error that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no {what} ({error!r}); {_REMEDY}") from error
+
+
+def _of_selectors(path: Path, name: str) -> Iterator[tuple[str, Measured]]:
+    """What selectors gain in a comparison.
+
+    Raises:
+        InputError: the file is of another format, or not laid out as one of a comparison.
+    """
+    with _reading(path, "file of a comparison"):
+        for one in read_metrics(path.parent)["selector_gains"]:
+            source, gain, slope = f"{name}: {one['press']}", one["gain"], one["slope"]
+            if gain["mean"] is not None:
+                yield (
+                    "semi-dynamic-over-fixed",
+                    _measured(gain, "points", f"{source}, {gain['n']} sizes and sets"),
+                )
+            if slope is not None and slope["mean"] is not None:
+                yield "gain-grows-with-variance", _measured(slope, "points", f"{source}, an octave of spread")
 
 
 def _is_ablations(content: Any) -> bool:
@@ -172,7 +225,8 @@ def _is_ablations(content: Any) -> bool:
 def _of_ablations(by_variant: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[tuple[str, Measured]]:
     """How much more each variant loses than the whole, seed by seed."""
     losses = {
-        variant: dict(zip(row["seeds"], row["eval_x4_answer"], strict=True)) for variant, row in by_variant.items()
+        variant: dict(zip(row["seeds"], map(float, row["eval_x4_answer"]), strict=True))
+        for variant, row in by_variant.items()
     }
     whole = losses.get(_WHOLE)
     if whole is None:
@@ -205,9 +259,9 @@ def _of_pairs(path: Path, name: str) -> Iterator[tuple[str, Measured]]:
     Raises:
         InputError: it names a claim, a file, a pair or a set that is not there.
     """
-    content = _content(path)
+    content = _object(path)
     known = {one.id for one in claims()}
-    try:
+    with _reading(path, "list of evidence"):
         if content["format"] != 1:
             raise InputError(f"{path} is of format {content['format']!r}, not 1; {_REMEDY}")
         for entry in content["evidence"]:
@@ -221,8 +275,6 @@ def _of_pairs(path: Path, name: str) -> Iterator[tuple[str, Measured]]:
                     f"{path} compares {first!r} with {second!r} on {scope!r}, which {entry['metrics']} does not"
                 )
             yield entry["claim"], _measured(number, "points", f"{name}: {first} to {second}, {scope}")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no list of evidence ({error!r}); {_REMEDY}") from error
 
 
 def _difference(metrics: Mapping[str, Any], first: str, second: str, scope: str) -> Mapping[str, Any] | None:
@@ -234,9 +286,19 @@ def _difference(metrics: Mapping[str, Any], first: str, second: str, scope: str)
         if (pair["a"], pair["b"]) == (first, second):
             return number
         if (pair["b"], pair["a"]) == (first, second):
-            return {"mean": -number["mean"], "low": -number["high"], "high": -number["low"]}
+            low, high = (None if number[end] is None else -number[end] for end in ("high", "low"))
+            return {"mean": -number["mean"], "low": low, "high": high}
     return None
 
 
 def _measured(number: Mapping[str, Any], unit: str, source: str) -> Measured:
-    return Measured(mean=number["mean"], low=number["low"], high=number["high"], unit=unit, source=source)
+    """A number of a file, which has to be one.
+
+    Raises:
+        ValueError: it is none.
+    """
+    mean, low, high = (number[key] for key in ("mean", "low", "high"))
+    given = [mean, *(end for end in (low, high) if end is not None)]
+    if any(isinstance(one, bool) or not isinstance(one, int | float) for one in given):
+        raise ValueError(f"mean {mean!r}, low {low!r}, high {high!r} are no numbers")
+    return Measured(mean=mean, low=low, high=high, unit=unit, source=source)

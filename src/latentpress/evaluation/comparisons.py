@@ -6,14 +6,13 @@ numbers, and each set is resampled by itself.
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from latentpress.evaluation.matching import Side, Sizes, candidates, line_name, lines_of
 from latentpress.evaluation.resampling import Floats, SetSamples, interval, word
 from latentpress.evaluation.results import Described
 from latentpress.evaluation.sources import POOLED
@@ -35,6 +34,8 @@ class Scopes:
     """By set."""
     pooled: Sequence[str]
     """Sets whose headline measure is the same; fewer than two pool nothing."""
+    incomplete: Collection[str] = ()
+    """Labels of systems that have not answered all that they are asked; pooled numbers leave them out."""
 
     def numbers(self, labels: Sequence[str], pick: Pick) -> dict[str, Number]:
         """A number of some systems on each set that all of them answered, and `pooled` where they answered all sets.
@@ -48,22 +49,48 @@ class Scopes:
             name: _number(pick(means), pick(resampled), n=self.samples[name].count(labels))
             for name, (means, resampled) in every.items()
         }
-        if len(self.pooled) > 1 and all(name in every for name in self.pooled):
+        if self._pools(every, labels):
             means = np.mean([every[name][0] for name in self.pooled], 0)
             resampled = np.mean([every[name][1] for name in self.pooled], 0)
             total = sum(made[name]["n"] for name in self.pooled)
             made[POOLED] = _number(pick(means), pick(resampled), n=total)
         return made
 
+    def difference(self, matched: Mapping[str, tuple[Side, Side]]) -> dict[str, Number]:
+        """What one side is ahead of the other on each set, and `pooled`, the mean of the sets' differences.
+
+        Args:
+            matched: the two sides by set.
+
+        Returns:
+            Numbers with `a_of` and `b_of`, the labels that each side is made of, and `ratios`, what both reached.
+        """
+        made, drawn = {}, []
+        for name, sides in matched.items():
+            labels = list(dict.fromkeys(label for side in sides for label in side.weights))
+            count = self.samples[name].count(labels)
+            if not count:
+                continue
+            means, resampled = self.samples[name].means(labels)
+            weights = np.array([sides[0].weights.get(one, 0.0) - sides[1].weights.get(one, 0.0) for one in labels])
+            made[name] = _number(means @ weights, resampled @ weights, n=count) | _reached([sides])
+            drawn += [resampled @ weights] if name in self.pooled else []
+        every = [matched[name] for name in self.pooled if name in made]
+        if self._pools(made, [label for sides in every for side in sides for label in side.weights]):
+            mean = np.mean([made[name]["mean"] for name in self.pooled])
+            total = sum(made[name]["n"] for name in self.pooled)
+            made[POOLED] = _number(mean, np.mean(drawn, 0), n=total) | _reached(every)
+        return made
+
+    def _pools(self, sets: Collection[str], labels: Sequence[str]) -> bool:
+        """Whether numbers of some sets and systems have a pooled one."""
+        whole = len(self.pooled) > 1 and all(name in sets for name in self.pooled)
+        return whole and not any(label in self.incomplete for label in labels)
+
 
 def own(means: Floats) -> Floats:
     """The first system's mean itself."""
     return np.asarray(means[..., 0])
-
-
-def difference(means: Floats) -> Floats:
-    """First system's mean less the second's."""
-    return np.asarray(means[..., 0] - means[..., 1])
 
 
 def share(means: Floats) -> Floats:
@@ -72,29 +99,30 @@ def share(means: Floats) -> Floats:
     return np.divide(over, under, out=np.full_like(over, np.nan), where=under > 0)
 
 
-def pairs(scopes: Scopes, systems: Mapping[str, Described], at: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    """Paired differences of every two systems that are compared at the same ratio, and of each with those of no size.
+def pairs(scopes: Scopes, systems: Mapping[str, Described], sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """Paired differences of every two systems that keep as much, and of each with those of no size.
 
     Args:
         scopes: what they are of.
         systems: by label.
-        at: ratio at which each system with a size is compared, as `scores.compared_at` gives it.
+        sizes: what they kept.
 
     Yields:
-        `a`, `b`, `ratio` (null if neither has a size) and `scopes`, the difference a - b with its `word` by scope. A
-        press comes first.
+        `a`, `b` and `scopes`, the difference a - b by scope, as `Scopes.difference` gives it, with its `word`. A press
+        comes first. `b` is a system without its size where a selector is compared with whatever size kept as much.
     """
-    order = sorted(systems, key=lambda label: systems[label].kind != "press")
-    for a, b in itertools.combinations(order, 2):
-        sized = [label for label in (a, b) if systems[label].size is not None]
-        ratios = {at.get(label) for label in sized}
-        if len(ratios) > 1 or (len(sized) == 2 and None in ratios):
-            continue
-        found = scopes.numbers([a, b], difference)
-        for number in found.values():
+    fixed = {label: line for line in lines_of(systems).values() for label in line}
+    for a, b, labels in candidates(systems):
+        free = systems[a].size is None or systems[labels[0]].size is None
+        sides = {
+            name: sizes.both(name, a, b) if free else sizes.match(name, a, labels, fixed) for name in scopes.samples
+        }
+        matched = {name: found for name, found in sides.items() if found is not None}
+        numbers = scopes.difference(matched)
+        for number in numbers.values():
             number["word"] = word(number["low"], number["high"])
-        if found:
-            yield {"a": a, "b": b, "ratio": next(iter(ratios), None), "scopes": found}
+        if numbers:
+            yield {"a": a, "b": b, "scopes": numbers}
 
 
 def ceiling_of(systems: Mapping[str, Described]) -> str | None:
@@ -104,10 +132,12 @@ def ceiling_of(systems: Mapping[str, Described]) -> str | None:
 
 def losses(every: Sequence[Mapping[str, Any]], systems: Mapping[str, Described]) -> list[dict[str, Any]]:
     """Where a press is worse than another system that is none, as `pairs` has it; the largest difference first."""
+    presses = {label for label, one in systems.items() if one.kind == "press"}
+    presses |= {line_name(systems[label]) for label in presses}
     found = [
-        {"press": pair["a"], "against": pair["b"], "ratio": pair["ratio"], "scope": scope, **number}
+        {"press": pair["a"], "against": pair["b"], "scope": scope, **number}
         for pair in every
-        if systems[pair["a"]].kind == "press" and systems[pair["b"]].kind != "press"
+        if pair["a"] in presses and pair["b"] not in presses
         for scope, number in pair["scopes"].items()
         if number["word"] == "worse"
     ]
@@ -117,7 +147,7 @@ def losses(every: Sequence[Mapping[str, Any]], systems: Mapping[str, Described])
 def selector_gains(
     scopes: Scopes,
     systems: Mapping[str, Described],
-    rows: Mapping[tuple[str, str], Mapping[str, Any]],
+    sizes: Sizes,
     spread: Mapping[tuple[str, str], float],
 ) -> list[dict[str, Any]]:
     """What a selector gains over fixed ratios of the same press, at the ratio that it comes to on average.
@@ -127,7 +157,7 @@ def selector_gains(
     Args:
         scopes: sets to compare on.
         systems: by label.
-        rows: what each system came to, by set and label.
+        sizes: what they kept.
         spread: standard deviation of the log2 ratios that a system came to question by question, by set and label.
 
     Returns:
@@ -136,52 +166,28 @@ def selector_gains(
         spread by least squares, null for fewer than three points.
     """
     made = []
+    lines = lines_of(systems)
     for press in dict.fromkeys(one.name for one in systems.values() if one.kind == "press"):
         points, resampled = [], []
         for label, one in systems.items():
             if one.name != press or one.size is None or one.size.ratio is not None:
                 continue
             for name, samples in scopes.samples.items():
-                around = _around(label, name, systems, rows)
-                if around is None or not samples.count([label, *around[:2]]):
+                sides = sizes.around(name, label, lines.get(line_name(one), ()))
+                labels = [label for side in sides or () for label in side.weights]
+                if sides is None or not samples.count(labels):
                     continue
-                lower, upper, part = around
-                means, draws = samples.means([label, lower, upper])
-                weights = np.array([1.0, part - 1.0, -part])
+                means, draws = samples.means(labels)
+                weights = np.array([1.0, *(-weight for weight in sides[1].weights.values())])
                 resampled.append(draws @ weights)
-                about = {"size": str(one.size), "set": name, "ratio": rows[name, label]["ratio"]}
+                about = {"size": str(one.size), "set": name, "ratio": sides[0].tokens / sides[0].kept}
                 about["spread"] = spread[name, label]
-                points.append(about | _number(means @ weights, draws @ weights, n=samples.count([label, lower, upper])))
+                points.append(about | _number(means @ weights, draws @ weights, n=samples.count(labels)))
         if points:
             gain = np.mean([point["mean"] for point in points])
             total = _number(gain, np.mean(resampled, 0), n=len(points))
             made.append({"press": press, "points": points, "gain": total, "slope": _slope(points, resampled)})
     return made
-
-
-def _around(
-    label: str, name: str, systems: Mapping[str, Described], rows: Mapping[tuple[str, str], Mapping[str, Any]]
-) -> tuple[str, str, float] | None:
-    """Fixed ratios of the same press below and above, and how far on the way between them; None without both."""
-    if not math.isfinite(rows.get((name, label), {}).get("ratio", math.nan)):
-        return None
-    wanted = math.log2(rows[name, label]["ratio"])
-    fixed = {
-        math.log2(row["ratio"]): other
-        for (of, other), row in rows.items()
-        if of == name
-        and (systems[other].kind, systems[other].name) == ("press", systems[label].name)
-        and (size := systems[other].size) is not None
-        and size.ratio is not None
-        and row["ratio"] > 0
-    }
-    below = max((at for at in fixed if at <= wanted), default=None)
-    above = min((at for at in fixed if at >= wanted), default=None)
-    if below is None or above is None:
-        return None
-    if below == above:
-        return fixed[below], fixed[above], 0.0
-    return fixed[below], fixed[above], (wanted - below) / (above - below)
 
 
 def _slope(points: Sequence[Mapping[str, Any]], resampled: Sequence[Floats]) -> Number | None:
@@ -193,6 +199,17 @@ def _slope(points: Sequence[Mapping[str, Any]], resampled: Sequence[Floats]) -> 
     weights = centred / (centred @ centred)
     gains = np.array([point["mean"] for point in points])
     return _number(gains @ weights, np.stack(resampled, 1) @ weights, n=len(points))
+
+
+def _reached(every: Sequence[tuple[Side, Side]]) -> Number:
+    """What both sides of a comparison on some sets are made of, and the ratios that they reached."""
+    of: list[list[str]] = []
+    ratios = []
+    for sides in zip(*every, strict=True):
+        of.append(list(dict.fromkeys(label for side in sides for label in side.weights)))
+        tokens, kept = sum(side.tokens for side in sides), sum(side.kept for side in sides)
+        ratios.append(tokens / kept if kept else float("nan"))
+    return {"a_of": of[0], "b_of": of[1], "ratios": ratios}
 
 
 def _number(mean: Any, resampled: Floats, *, n: int) -> Number:

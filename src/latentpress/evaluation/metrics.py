@@ -1,8 +1,8 @@
-"""Pure functions that score predicted answers, measure ratios and put intervals around means.
+"""Pure functions that score predicted answers and measure ratios.
 
 Every score lies in [0, 1] and takes the best over the acceptable answers. English answers follow SQuAD v1.1's official
-script, Chinese ones CMRC 2018's; `contains_cjk` of the reference answers tells which to use. Long answers are scored by
-ROUGE-L, which takes either language, and multiple choice by the letter.
+script, Chinese ones CMRC 2018's. Long answers are scored by ROUGE-L, which takes either language, and multiple choice
+by the letter.
 """
 
 import re
@@ -10,11 +10,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
 __all__ = [
-    "bootstrap_interval",
     "choice_accuracy",
     "contains_cjk",
     "correct_only_ratio",
@@ -24,7 +20,6 @@ __all__ = [
     "f1_chinese",
     "normalize_answer",
     "overall_ratio",
-    "paired_bootstrap",
     "rouge_l",
     "substring_accuracy",
     "word_tokens",
@@ -40,10 +35,21 @@ _CHINESE_TOKEN = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+(?:[.,'][^\W{_HAN}]+)*|[^\w\
 _CMRC_PUNCTUATION = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 _NON_WORD = re.compile(r"\W+")
 _WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+")
-# A to H as a word of its own. "A lecture" starts with an article, "A. lecture", "A) lecture" and "A" with an option.
-_OPTION = re.compile(rf"(?<![^\W{_HAN}])(?!A [a-z])[A-H](?![^\W{_HAN}]|['’-]\w)")
+# A to H as a word of its own.
+_OPTION = re.compile(rf"(?<![^\W{_HAN}])([A-H])(?![^\W{_HAN}]|['’-]\w)")
+# "A lecture" starts with an article, "A. lecture", "A) lecture" and "A" with an option; so does "A is right", as no
+# noun follows. "A will" and "A can" may be either.
+_SMALL_WORD = re.compile("[ \\t]+[a-z]")
+_NO_NOUN = re.compile(
+    r"[ \t]+(?:is|isn|was|are|were|be|has|had|have|does|doesn|did|do|would|should|could|will be|can be|seems|appears|"
+    r"says|states|describes|matches|fits|refers|gives|explains|contains|mentions|follows|answers|because|since|as|for|"
+    r"from|in|on|at|of|to|by|with|and|or|but|not|if|so|that|which|while|when|where|then|it|he|she|they|this|these|the)"
+    r"(?![\w-])"
+)
+_NAMES_OPTION = re.compile(
+    r"\b(?:answer\s+(?:is|was|(?:would|should|must|will)\s+be)|option|choice|letter)\s+$", re.IGNORECASE
+)
 _LONE_LETTER = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
-_BOOTSTRAP_CHUNK = 4_000_000  # indices drawn at once: 32 MB
 
 
 def normalize_answer(text: str) -> str:
@@ -135,12 +141,13 @@ def choice_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Returns 1.0 if the first option letter of the prediction is an answer, else 0.0.
 
     Our choice of what an option letter is: a capital A to H that stands as a word of its own ("C", "(C)", "C. farm
-    animals", "The answer is C", "选C"), but not an A before a small word, which is an article; or a letter of either
-    case that is all there is ("c.").
+    animals", "The answer is C", "选C"); or a letter of either case that is all there is ("c."). An A before a small
+    word is an article ("A treaty was signed"), unless that word is none that an article stands before ("A is right",
+    "A because ...") or the A follows "answer is", "option", "choice" or "letter".
     """
     alone = _LONE_LETTER.fullmatch(prediction)
-    found = alone or _OPTION.search(prediction)
-    letter = found[found.re.groups].upper() if found else ""
+    found = alone or next((one for one in _OPTION.finditer(prediction) if not _is_article(prediction, one)), None)
+    letter = found[1].upper() if found else ""
     return _best(lambda answer: float(letter == answer.strip().upper() != ""), answers)
 
 
@@ -169,51 +176,11 @@ def overall_ratio(context_tokens: Sequence[int], latents: Sequence[int]) -> floa
     return sum(context_tokens) / total_latents if total_latents else float("nan")
 
 
-def bootstrap_interval(
-    values: Sequence[float] | npt.NDArray[np.floating], *, level: float = 0.95, samples: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Returns (mean, low, high): the mean of the values and its percentile bootstrap interval.
-
-    Args:
-        values: one score a sample; correlated samples (questions of one context) make the interval too narrow.
-        level: share of resampled means inside the interval.
-        samples: number of resamples, as large as the values and drawn with replacement.
-        seed: the same seed and values give the same interval.
-    """
-    data = np.asarray(values, dtype=np.float64)
-    if data.ndim != 1 or data.size == 0:
-        raise ValueError(f"values of shape {data.shape}: a bootstrap takes a sequence of at least one number")
-    if not 0.0 < level < 1.0 or samples < 1:
-        raise ValueError(f"level {level} must lie between 0 and 1, and samples {samples} must be at least 1")
-    generator = np.random.default_rng(seed)
-    means = np.empty(samples)
-    step = max(1, _BOOTSTRAP_CHUNK // data.size)
-    for start in range(0, samples, step):
-        rows = min(step, samples - start)
-        means[start : start + rows] = data[generator.integers(data.size, size=(rows, data.size))].mean(axis=1)
-    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return float(data.mean()), float(low), float(high)
-
-
-def paired_bootstrap(
-    a: Sequence[float] | npt.NDArray[np.floating],
-    b: Sequence[float] | npt.NDArray[np.floating],
-    *,
-    level: float = 0.95,
-    samples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """Returns (mean of a - b, low, high) for two systems scored on the same samples in the same order.
-
-    Resamples the differences, so what is common to both (hard samples) cancels. An interval that leaves zero out says
-    that the systems differ.
-    """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.shape != second.shape:
-        raise ValueError(
-            f"scores of shapes {first.shape} and {second.shape}: pairs need the same samples on both sides"
-        )
-    return bootstrap_interval(first - second, level=level, samples=samples, seed=seed)
+def _is_article(text: str, letter: re.Match[str]) -> bool:
+    """Whether a capital letter that stands as a word is the article A."""
+    if letter[1] != "A" or not _SMALL_WORD.match(text, letter.end()):
+        return False
+    return not _NO_NOUN.match(text, letter.end()) and not _NAMES_OPTION.search(text[: letter.start()])
 
 
 def _best(score: Callable[[str], float], answers: Sequence[str]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +12,54 @@ import numpy as np
 
 from latentpress.errors import InputError
 from latentpress.evaluation.comparisons import Scopes, ceiling_of, losses, own, pairs, selector_gains, share
+from latentpress.evaluation.files import write_whole
 from latentpress.evaluation.latency import latency
-from latentpress.evaluation.results import Described, Folder, QuestionSet, read_folder, write_whole
-from latentpress.evaluation.scores import NAMES, Scored, compared_at, headline, row_of, samples_of, score_all
+from latentpress.evaluation.matching import Sizes, lines_of
+from latentpress.evaluation.protocols import find_protocol
+from latentpress.evaluation.results import Described, Folder, QuestionSet, read_folder
+from latentpress.evaluation.scores import (
+    Scored,
+    columns,
+    measure_title,
+    protocol_of,
+    row_of,
+    samples_of,
+    score_all,
+    set_headline,
+)
 from latentpress.evaluation.sources import POOLED
 
-FORMAT = 1
+FORMAT = 2
 """Of the file."""
 NAME = "metrics.json"
 """Of the file, in the folder."""
 KEYS = {
     "settings": "settings.json of the comparison",
-    "sets.<set>": "questions (how many there are), kind, digest, dropped (how many, by reason), measure (headline: "
-    "what systems are ranked by), resampled (what the bootstrap draws: contexts with all their questions, or "
-    "questions)",
+    "protocol": "name, about, ours (what is our choice in it), ratio (which of the two a score is shown over)",
+    "sets.<set>": "questions (how many there are), kinds (how many there are of each), digest, dropped (how many, by "
+    "reason), measure (headline: what systems are ranked by; + between those of several kinds, where every question "
+    "has its own kind's), columns (what else is measured, in order), resampled (what the bootstrap draws: contexts "
+    "with all their questions, or questions)",
     "pooled": "sets whose headline measure is the same, and that measure; `pooled` numbers are means over these sets",
     "ceiling": "label of the system whose headline score the retained share is of",
-    "systems.<label>": "name, kind, reader, size, sees_question, identity (whatever its answers depend on), "
-    "compared_at (ratio at which it is compared with others; null for none), scopes",
-    "systems.<label>.scopes.<set or pooled>": "n (questions answered or failed at), missing (not asked yet), failed "
-    "(errors, which score 0), f1, exact_match, substring_accuracy, rouge_l, choice_accuracy (means; those of the set's "
-    "kind), tokens and kept (sums over the answered), ratio (their quotient, null where nothing is kept), "
-    "correct_only_ratio, of correct_tokens and correct_kept (the semi-dynamic paper's: the same over the answers that "
-    "its substring accuracy counts as right), bytes_per_token (of the stored context; null where none is stored), "
-    "headline (mean, low, high: 95% bootstrap interval), retained (the same for the share of the ceiling's score, on "
-    "common questions)",
-    "pairs": "two systems compared at the same ratio on common questions, by scope: mean of a - b in the headline "
-    "measure, its 95% paired bootstrap interval low to high, n, and word: better or worse only if the interval leaves "
-    "zero out, else level; of a hundred pairs without a difference some five leave it out by chance",
+    "systems.<label>": "name, kind, reader, size, asked_ratio (null where it has no size, or its selector chose), "
+    "sees_question, identity (whatever its answers depend on), scopes",
+    "systems.<label>.scopes.<set or pooled>": "asked (questions that it is asked), n (those answered or failed at), "
+    "failed (errors, which score 0), f1, exact_match, substring_accuracy, rouge_l, choice_accuracy (means over the "
+    "questions whose kind has them), tokens and kept (sums over the answered), ratio (their quotient, null where "
+    "nothing is kept), correct_only_ratio, of correct_tokens and correct_kept (the semi-dynamic paper's: the same over "
+    "the answers that its substring accuracy counts as right), bytes_per_token (of the stored context; null where none "
+    "is stored), headline (mean, low, high: 95% bootstrap interval), retained (the same for the share of the ceiling's "
+    "score, on common questions); pooled only for systems that have answered all they are asked",
+    "lines.<name>": "labels of all fixed sizes of a system",
+    "gaps": "where a system has not answered all that it is asked, is asked less than there is, or failed: label, set, "
+    "questions, asked, answered, failed, and why it could not go on (null for no reason given)",
+    "pairs": "two systems (b may be a name of `lines`) that keep as much of the contexts of common questions, by "
+    "scope: mean of a - b in the headline measure, its 95% paired bootstrap interval low to high, n, ratios (that both "
+    "reached), a_of and b_of (labels; of two, the score is taken between them at the other side's ratio, by a straight "
+    "line over log2 of the ratio, as their own ratios differ from it by more than 5%), and word: better or worse only "
+    "if the interval leaves zero out, else level; of a hundred pairs without a difference some five leave it out by "
+    "chance",
     "losses": "pairs in which a press is worse than a system that is none",
     "selector_gains": "by press: points (what its selector gained over its fixed ratios at the same mean ratio, and "
     "the spread, the standard deviation of the log2 ratios it came to), gain (mean of the points), slope (gain for "
@@ -51,7 +71,7 @@ KEYS = {
     "never; nothing where the whole text is kept",
 }
 """What the keys of the file mean; `<...>` stands for any name."""
-_SUMMED = ("n", "missing", "failed", "tokens", "kept", "correct_tokens", "correct_kept")
+_SUMMED = ("asked", "n", "failed", "tokens", "kept", "correct_tokens", "correct_kept")
 _QUOTIENTS = {"ratio": ("tokens", "kept"), "correct_only_ratio": ("correct_tokens", "correct_kept")}
 _DIGITS = 5
 
@@ -86,34 +106,37 @@ def read_metrics(out: Path) -> dict[str, Any]:
 
 def measure(folder: Folder) -> dict[str, Any]:
     """Every number of a folder, as plain data that JSON can hold: null stands for what is undefined."""
+    protocol = protocol_of(folder)
     scored = score_all(folder)
-    protocol = folder.settings.get("protocol", "default")
-    measures = {one.name: headline(one.kind, protocol) for one in folder.sets}
+    measures = {one.name: set_headline(one, protocol) for one in folder.sets}
     pooled_measure = max(measures.values(), key=[*measures.values()].count, default="f1")
     pooled = [name for name, each in measures.items() if each == pooled_measure]
-    rows = {key: row_of(found) for key, found in scored.items()}
-    for (name, _), row in rows.items():
-        row["missing"] = next(len(one.questions) for one in folder.sets if one.name == name) - row["n"]
+    rows = {key: {"asked": folder.asked[key]} | row_of(found) for key, found in scored.items()}
+    gaps = list(_gaps(folder, rows))
     rows = {key: row for key, row in rows.items() if row["n"]}  # a file of nothing but its header holds no score
-    by_label = {label: [row for (_, of), row in rows.items() if of == label] for label in folder.systems}
-    systems = {label: one for label, one in folder.systems.items() if by_label[label]}
-    at = compared_at(systems, by_label)
-    scopes = Scopes(samples_of(folder, scored), pooled)
-    every = list(pairs(scopes, systems, at))
+    answering = {label for _, label in rows}
+    systems = {label: one for label, one in folder.systems.items() if label in answering}
+    unfinished = {label for (name, label), row in rows.items() if name in pooled and row["n"] < row["asked"]}
+    scopes, sizes = Scopes(samples_of(folder, scored), pooled, unfinished), Sizes(scored)
+    every = list(pairs(scopes, systems, sizes))
     content = {
         "format": FORMAT,
         "keys": KEYS,
         "settings": dict(folder.settings),
-        "sets": {one.name: _set(one, measures[one.name]) for one in folder.sets},
+        "protocol": _protocol(protocol),
+        "sets": {one.name: _set(one, measures[one.name], protocol) for one in folder.sets},
         "pooled": {"sets": pooled, "measure": pooled_measure},
         "ceiling": ceiling_of(systems),
         "systems": {
-            label: _about(one) | {"compared_at": at.get(label), "scopes": _scopes(label, rows, scopes, systems)}
-            for label, one in systems.items()
+            label: _about(one) | {"scopes": _scopes(label, rows, scopes, systems)} for label, one in systems.items()
         },
+        "lines": lines_of(systems),
+        "gaps": gaps,
         "pairs": every,
         "losses": losses(every, systems),
-        "selector_gains": selector_gains(scopes, systems, rows, {key: _spread(found) for key, found in scored.items()}),
+        "selector_gains": selector_gains(
+            scopes, systems, sizes, {key: _spread(found) for key, found in scored.items()}
+        ),
         "speed": None if folder.speed is None else latency(folder.speed),
     }
     made: dict[str, Any] = _plain(content)
@@ -128,17 +151,49 @@ def chief_scope(content: Mapping[str, Any]) -> str:
 
 def measure_name(content: Mapping[str, Any], scope: str) -> str:
     """What systems are ranked by in a scope, for people."""
-    return NAMES[content["pooled"]["measure"] if scope == POOLED else content["sets"][scope]["measure"]]
+    return measure_title(content["pooled"]["measure"] if scope == POOLED else content["sets"][scope]["measure"])
 
 
-def _set(one: QuestionSet, measure: str) -> dict[str, Any]:
+def ratio_key(content: Mapping[str, Any], scope: str) -> str:
+    """Which ratio of a row scores are shown over in a scope: the protocol's, where the scope's kinds have it."""
+    chosen: str = content["protocol"]["ratio"]
+    rows = [one["scopes"][scope] for one in content["systems"].values() if scope in one["scopes"]]
+    return chosen if all(chosen in row for row in rows) else "ratio"
+
+
+def ratio_of(row: Mapping[str, Any], key: str) -> float | None:
+    """A row's ratio; that over all answers where none is correct, so that who answers nothing is seen to."""
+    found: float | None = row["ratio"] if row[key] is None else row[key]
+    return found
+
+
+def _protocol(name: str) -> dict[str, Any]:
+    protocol = find_protocol(name)
+    ratio = "correct_only_ratio" if protocol.correct_only else "ratio"
+    return {"name": protocol.name, "about": protocol.about, "ours": protocol.ours, "ratio": ratio}
+
+
+def _gaps(folder: Folder, rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Where a system has no answer, by set; also one that could not even begin."""
+    labels = dict.fromkeys([*folder.systems, *(label for _, label in folder.failed)])
+    for label in labels:
+        for one in folder.sets:
+            row = rows.get((one.name, label), {"asked": None, "n": 0, "failed": None})
+            why = folder.failed.get((one.name, label))
+            if why is not None or row["failed"] or row["n"] < len(one.questions):
+                about = {"label": label, "set": one.name, "questions": len(one.questions), "asked": row["asked"]}
+                yield about | {"answered": row["n"], "failed": row["failed"], "why": why}
+
+
+def _set(one: QuestionSet, measure: str, protocol: str) -> dict[str, Any]:
     known = bool(one.questions) and all(question.context is not None for question in one.questions)
     return {
         "questions": len(one.questions),
-        "kind": one.kind,
+        "kinds": one.kinds,
         "digest": one.digest,
         "dropped": dict(one.dropped),
         "measure": measure,
+        "columns": columns(list(one.kinds), protocol),
         "resampled": "contexts" if known else "questions",
     }
 
@@ -149,6 +204,7 @@ def _about(one: Described) -> dict[str, Any]:
         "kind": one.kind,
         "reader": one.reader,
         "size": str(one.size) if one.size else None,
+        "asked_ratio": one.size.ratio if one.size else None,
         "sees_question": one.sees_question,
         "identity": dict(one.identity),
     }
@@ -162,9 +218,9 @@ def _scopes(
 ) -> dict[str, Any]:
     """Rows of a system by set, and pooled, with their intervals."""
     made = {name: dict(row) for (name, of), row in rows.items() if of == label}
-    if len(scopes.pooled) > 1 and all(name in made for name in scopes.pooled):
-        made[POOLED] = _pooled([made[name] for name in scopes.pooled])
     headlines = scopes.numbers([label], own)
+    if POOLED in headlines:
+        made[POOLED] = _pooled([made[name] for name in scopes.pooled])
     ceiling = ceiling_of(systems)
     retained = scopes.numbers([label, ceiling], share) if ceiling else {}
     for name, row in made.items():

@@ -7,6 +7,7 @@ scores of another press, seed or data set under a system's name would look like 
 from __future__ import annotations
 
 import json
+import lzma
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ _REMEDY = "give another --out, or remove the file to have its answers made again
 
 class Predictions:
     """The predictions of one system on one set, in a file of their own.
+
+    A file that was compressed (`.jsonl.xz`) is read as it is, and unpacked where answers are still missing in it.
 
     Args:
         path: the file, begun if it does not exist.
@@ -53,6 +56,9 @@ class Predictions:
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
     def _read(self, made_by: Row) -> list[Row]:
+        packed = self.path.with_name(f"{self.path.name}.xz")
+        if packed.exists() and not self.path.exists():
+            return self._unpack(packed, made_by)
         content = self.path.read_bytes() if self.path.exists() else b""
         whole, _, cut = content.rpartition(b"\n")
         if not whole:
@@ -64,6 +70,22 @@ class Predictions:
         self._check(header, made_by, rows)
         if cut:  # half a line, where an earlier run was interrupted
             os.truncate(self.path, len(whole) + 1)
+        return rows[: len(self._questions)]
+
+    def _unpack(self, packed: Path, made_by: Row) -> list[Row]:
+        """Rows of a compressed file; writes them out if more are to come."""
+        try:
+            content = lzma.decompress(packed.read_bytes())
+        except (OSError, lzma.LZMAError) as error:
+            raise InputError(f"{packed} cannot be read ({error}); {_REMEDY}") from error
+        whole = content.rpartition(b"\n")[0]
+        header, rows = parse(packed, whole)
+        self._check(header, made_by, rows)
+        if len(rows) < len(self._questions):
+            building = self.path.with_name(f".{self.path.name}.new")
+            building.write_bytes(whole + b"\n")
+            os.replace(building, self.path)
+            packed.unlink()
         return rows[: len(self._questions)]
 
     def _check(self, header: Row, made_by: Row, rows: Sequence[Row]) -> None:

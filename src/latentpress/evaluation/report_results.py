@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from latentpress.evaluation.markdown import NONE, between, listed, points, ratio, table, verdict, with_interval
-from latentpress.evaluation.metrics_file import chief_scope, measure_name
-from latentpress.evaluation.scores import MEASURES, NAMES
+from latentpress.evaluation.metrics_file import chief_scope, measure_name, ratio_key
+from latentpress.evaluation.scores import measure_title
 from latentpress.evaluation.sources import POOLED
 
 _LOST_TO = (
@@ -15,6 +15,7 @@ _LOST_TO = (
     "systems that see the question, at the same ratio",
     "bounds of no size",
 )
+_RATIOS = {"ratio": "ratio", "correct_only_ratio": "correct-only ratio"}
 _NOTHING = {"mean": -2.0}  # below every difference
 
 
@@ -28,7 +29,7 @@ def outcome(content: Mapping[str, Any]) -> Iterator[str]:
         a, b = pair["a"], pair["b"]
         if b in whole:
             bounds.setdefault(a, {})[b] = number["word"]
-        elif systems[b]["kind"] != "press" and not systems[b]["sees_question"]:
+        elif (other := _system(content, b))["kind"] != "press" and not other["sees_question"]:
             counted.setdefault(a, {}).setdefault(number["word"], []).append(b)
     presses = _ranked([label for label, one in systems.items() if one["kind"] == "press"], content, scope)
     rows = [
@@ -59,7 +60,7 @@ def scope_tables(content: Mapping[str, Any], scope: str) -> Iterator[str]:
         yield f"## All together: the mean of {listed(content['pooled']['sets'])}"
         away = [f"`{label}`" for label in systems if label not in here]
         if away:
-            yield f"Not in these tables, as they did not answer every set: {', '.join(away)}."
+            yield f"Not in these tables, as they have not answered all they are asked on every set: {', '.join(away)}."
     else:
         yield f"## {scope}"
     sized = [label for label in here if systems[label]["size"] is not None]
@@ -80,20 +81,21 @@ def scope_tables(content: Mapping[str, Any], scope: str) -> Iterator[str]:
 
 def _results(content: Mapping[str, Any], scope: str, labels: Sequence[str]) -> str:
     chosen = content["pooled"]["measure"] if scope == POOLED else content["sets"][scope]["measure"]
-    kinds = content["sets"][content["pooled"]["sets"][0] if scope == POOLED else scope]["kind"]
-    others = [name for name in MEASURES[kinds] if name != chosen]
-    papers = ["correct-only ratio"] if kinds == "span" else []
-    header = ["system", "at", f"{NAMES[chosen]} (95%)", *(NAMES[name] for name in others), "retained", "ratio", *papers]
+    others = content["sets"][content["pooled"]["sets"][0] if scope == POOLED else scope]["columns"]
+    chief = ratio_key(content, scope)
+    ratios = [key for key in _RATIOS if key in content["systems"][labels[0]]["scopes"][scope]]
+    ratios.sort(key=lambda key: key != chief)
+    header = ["system", "at", f"{measure_title(chosen)} (95%)", *map(measure_title, others), "retained"]
+    header += [_RATIOS[key] for key in ratios]
     rows = []
     for label in _ranked(labels, content, scope):
         one = content["systems"][label]
         row = one["scopes"][scope]
         cells = [f"`{label}`", _at(one), with_interval(row["headline"]), *(points(row[name]) for name in others)]
-        cells += [with_interval(row["retained"]), ratio(row["ratio"])]
-        cells += [ratio(row.get("correct_only_ratio")) for _ in papers]
+        cells += [with_interval(row["retained"]), *(ratio(row[key]) for key in ratios)]
         stored = row["bytes_per_token"]
-        rows.append([*cells, NONE if stored is None else f"{stored:,.3g}", f"{row['n']:,}"])
-    return table([*header, "bytes a context token", "n"], rows)
+        rows.append([*cells, NONE if stored is None else f"{stored:,.3g}", f"{row['asked']:,}", f"{row['n']:,}"])
+    return table([*header, "bytes a context token", "asked", "answered"], rows)
 
 
 def losses(content: Mapping[str, Any]) -> Iterator[str]:
@@ -103,10 +105,9 @@ def losses(content: Mapping[str, Any]) -> Iterator[str]:
         yield "Nowhere by an interval that leaves zero out."
         return
     yield "Differences whose 95% interval leaves zero out, the largest first."
-    systems = content["systems"]
     groups: dict[str, list[Mapping[str, Any]]] = {title: [] for title in _LOST_TO}
     for loss in content["losses"]:
-        other = systems[loss["against"]]
+        other = _system(content, loss["against"])
         groups[_LOST_TO[-1] if other["size"] is None else _LOST_TO[other["sees_question"]]].append(loss)
     for title, found in groups.items():
         yield f"### To {title}"
@@ -144,7 +145,7 @@ def _named(sets: Sequence[str], content: Mapping[str, Any]) -> Sequence[str]:
 
 
 def against(content: Mapping[str, Any]) -> Iterator[str]:
-    """A table for each press: its difference to every system compared at the same ratio."""
+    """A table for each press: its difference to every system that keeps as much."""
     systems, scope = content["systems"], chief_scope(content)
     found: dict[str, list[list[str]]] = {}
     presses = _ranked([label for label, one in systems.items() if one["kind"] == "press"], content, scope)
@@ -156,15 +157,20 @@ def against(content: Mapping[str, Any]) -> Iterator[str]:
         words = {name: number["word"] for name, number in pair["scopes"].items() if name != POOLED}
         chief = pair["scopes"].get(scope)
         cells = [f"`{pair['a']}`", f"`{pair['b']}`", verdict(chief), f"{chief['n']:,}" if chief else NONE]
+        cells += [_side(chief, 0), _side(chief, 1)]
         by_word = ([name for name, each in words.items() if each == word] for word in ("better", "level", "worse"))
         cells += [listed(_named(sets, content)) for sets in by_word]
         found.setdefault(systems[pair["a"]]["name"], []).append(cells)
     if found:
         yield "## Presses against every other system at the same ratio"
-        yield f"The difference is of {_where(content)}, over the questions that both were asked."
+        yield (
+            f"The difference is of {_where(content)}, over the questions that both answered or failed at. `its ratio` "
+            "and `the other's` were reached on these questions; by a star, the score was taken between two sizes, on "
+            "one set or more."
+        )
     for press, rows in found.items():
         yield f"### {press}"
-        yield table(["press", "to", "is", "n", "better on", "level on", "worse on"], rows)
+        yield table(["press", "to", "is", "n", "its ratio", "the other's", "better on", "level on", "worse on"], rows)
 
 
 def selectors(content: Mapping[str, Any]) -> Iterator[str]:
@@ -209,25 +215,46 @@ def _from_press(pair: Mapping[str, Any], first: str) -> Mapping[str, Any]:
     turned = {"better": "worse", "worse": "better", "level": "level"}
     scopes = {
         name: number
-        | {"mean": -number["mean"], "low": -number["high"], "high": -number["low"], "word": turned[number["word"]]}
+        | {"mean": -number["mean"], "low": _minus(number["high"]), "high": _minus(number["low"])}
+        | {"word": turned[number["word"]], "ratios": number["ratios"][::-1]}
+        | {"a_of": number["b_of"], "b_of": number["a_of"]}
         for name, number in pair["scopes"].items()
     }
-    return {"a": pair["b"], "b": pair["a"], "ratio": pair["ratio"], "scopes": scopes}
+    return {"a": pair["b"], "b": pair["a"], "scopes": scopes}
+
+
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def _side(number: Mapping[str, Any] | None, side: int) -> str:
+    """The ratio that a side of a pair reached, with a star if it is of a point between two sizes."""
+    if number is None:
+        return NONE
+    return ratio(number["ratios"][side]) + ("*" if len(number["a_of" if side == 0 else "b_of"]) > 1 else "")
+
+
+def _system(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A system by its label, or by what it is called without its size."""
+    systems: Mapping[str, Mapping[str, Any]] = content["systems"]
+    return systems[name] if name in systems else systems[content["lines"][name][0]]
 
 
 def _ranked(labels: Sequence[str], content: Mapping[str, Any], scope: str) -> list[str]:
-    """By the ratio that they are compared at, then the best first."""
+    """By the ratio that they were asked for, or that a selector came to, then the best first."""
 
     def key(label: str) -> tuple[float, float]:
         one = content["systems"][label]
         row = one["scopes"].get(scope)
-        return one["compared_at"] or float("inf"), -row["headline"]["mean"] if row else 0.0
+        ratio = one["asked_ratio"] or (row["ratio"] if row and one["size"] else None)
+        return ratio or float("inf"), -row["headline"]["mean"] if row else 0.0
 
     return sorted(labels, key=key)
 
 
 def _at(system: Mapping[str, Any]) -> str:
-    return ratio(system["compared_at"])
+    """What it was asked to keep."""
+    return system["size"] or NONE
 
 
 def _signed(number: Mapping[str, Any]) -> str:

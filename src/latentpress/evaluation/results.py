@@ -3,6 +3,7 @@
     settings.json                         what was asked, and the sets with what was dropped of them
     questions/<set>.jsonl                 questions with their answers
     predictions/<set>/<label>.jsonl[.xz]  what made them in the first line, then a prediction a question
+    failed.json                           why a system could not go on with a set, if any could not
     speed.json                            times, if they were measured
 
 What is computed from them lies beside them: metrics.json, report.md and the pictures.
@@ -12,11 +13,10 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from latentpress.errors import InputError
 from latentpress.evaluation.predictions import parse
@@ -24,7 +24,9 @@ from latentpress.evaluation.questions import Kind
 from latentpress.evaluation.speed_schema import Speed
 from latentpress.evaluation.systems.base import Size, SystemKind
 
-_STANDARD = ("name", "kind", "reader", "size", "label", "sees_question")
+FORMAT = 1
+"""Of the folder, in `settings.json`."""
+_KINDS: tuple[Kind, ...] = get_args(Kind)
 _REMEDY = "run the comparison again, or give another folder"
 
 
@@ -38,6 +40,8 @@ class Asked:
     """The question."""
     answers: tuple[str, ...]
     """Every answer that counts as right."""
+    kind: Kind
+    """How its answer is judged."""
     lang: str | None
     """Language code, if known."""
     digest: str
@@ -53,13 +57,19 @@ class QuestionSet:
     name: str
     """Of the set."""
     kind: Kind
-    """How its answers are judged."""
+    """How most of its answers are judged."""
     digest: str
     """Identity of the set."""
     questions: tuple[Asked, ...]
     """In the order in which they are asked."""
     dropped: Mapping[str, int]
     """How many questions were left out, by reason."""
+
+    @property
+    def kinds(self) -> dict[Kind, int]:
+        """How many questions there are of each kind that comes."""
+        counts = {kind: sum(one.kind == kind for one in self.questions) for kind in _KINDS}
+        return {kind: count for kind, count in counts.items() if count} or {self.kind: 0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +104,10 @@ class Folder:
     """By label."""
     predictions: Mapping[tuple[str, str], Mapping[int, Mapping[str, Any]]]
     """Rows by set and label, each by the place of its question in the set."""
+    asked: Mapping[tuple[str, str], int]
+    """How many questions of a set a system is asked, whether it has answered yet or not; by set and label."""
+    failed: Mapping[tuple[str, str], str]
+    """Why a system could not go on with a set, by set and label."""
     speed: Speed | None
     """Times, if they were measured."""
 
@@ -107,6 +121,8 @@ def read_folder(out: Path) -> Folder:
     path = out / "settings.json"
     try:
         settings = json.loads(path.read_bytes())
+        if settings["format"] != FORMAT:
+            raise InputError(f"{path} is of format {settings['format']!r}, not {FORMAT}; {_REMEDY}")
         sets = tuple(_read_set(out, one) for one in settings["sets"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
@@ -114,9 +130,10 @@ def read_folder(out: Path) -> Folder:
         raise InputError(f"{path} cannot be read ({error!r}), so {out} is no folder of results; {_REMEDY}") from error
     systems: dict[str, Described] = {}
     predictions: dict[tuple[str, str], Mapping[int, Mapping[str, Any]]] = {}
+    asked: dict[tuple[str, str], int] = {}
     for one in sets:
         for file, header, rows in _files(out / "predictions" / one.name):
-            described = _described(file, header)
+            described, count = _described(file, header)
             if systems.setdefault(described.label, described) != described:
                 raise InputError(
                     f"{file} and the predictions of {described.label!r} on another set were made otherwise; {_REMEDY}"
@@ -124,15 +141,10 @@ def read_folder(out: Path) -> Folder:
             if (one.name, described.label) in predictions:
                 raise InputError(f"{file} is a second file of {described.label!r} on {one.name}; remove one of them")
             predictions[one.name, described.label] = _placed(file, one, rows)
+            asked[one.name, described.label] = count
     speed = out / "speed.json"
-    return Folder(settings, sets, systems, predictions, Speed.read(speed) if speed.exists() else None)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    building = path.with_name(f".{path.name}.new")
-    building.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(building, path)
+    times = Speed.read(speed) if speed.exists() else None
+    return Folder(settings, sets, systems, predictions, asked, _read_failed(out / "failed.json"), times)
 
 
 def _read_set(out: Path, about: Mapping[str, Any]) -> QuestionSet:
@@ -144,6 +156,7 @@ def _read_set(out: Path, about: Mapping[str, Any]) -> QuestionSet:
                 id=row["id"],
                 question=row["question"],
                 answers=tuple(row["answers"]),
+                kind=_kind(row["kind"]),
                 lang=row.get("lang"),
                 digest=row["digest"],
                 context=row.get("context"),
@@ -154,11 +167,31 @@ def _read_set(out: Path, about: Mapping[str, Any]) -> QuestionSet:
         raise InputError(f"{path} cannot be read ({error!r}); {_REMEDY}") from error
     return QuestionSet(
         name=about["name"],
-        kind=about["kind"],
+        kind=_kind(about["kind"]),
         digest=about["digest"],
         questions=questions,
         dropped=dict(about.get("dropped", {})),
     )
+
+
+def _kind(word: str) -> Kind:
+    """A kind of question by name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for kind in _KINDS:
+        if kind == word:
+            return kind
+    raise ValueError(f"kind {word!r} is none of {', '.join(_KINDS)}")
+
+
+def _read_failed(path: Path) -> Mapping[tuple[str, str], str]:
+    try:
+        content = json.loads(path.read_bytes()) if path.exists() else {}
+        return {(name, label): str(why) for name, every in content.items() for label, why in every.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read ({error!r}); {_REMEDY}") from error
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any], Sequence[Mapping[str, Any]]]]:
@@ -173,19 +206,21 @@ def _files(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any], Sequence[Map
             yield path, *parse(path, whole)
 
 
-def _described(path: Path, header: Mapping[str, Any]) -> Described:
+def _described(path: Path, header: Mapping[str, Any]) -> tuple[Described, int]:
+    """The system that a header names, and how many questions it is asked."""
     try:
         system = dict(header["system"])
         size = system["size"]
-        return Described(
+        described = Described(
             label=system["label"],
             name=system["name"],
             kind=system["kind"],
             reader=system["reader"],
             size=Size.parse(size) if size else None,
             sees_question=system["sees_question"],
-            identity={key: value for key, value in system.items() if key not in _STANDARD},
+            identity=dict(system["identity"]),
         )
+        return described, int(header["asked"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} does not say what made its predictions ({error!r}); {_REMEDY}") from error
 

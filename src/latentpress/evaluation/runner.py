@@ -3,13 +3,16 @@
 settings.json                    what was asked: sets with their digests, seed, answer length, base model
 questions/<set>.jsonl            the questions with their answers, without their contexts
 predictions/<set>/<label>.jsonl  what a system answered, written as it comes
+failed.json                      why a system could not go on with a set, if any could not
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +20,14 @@ from typing import Any
 
 from latentpress.errors import InputError, LatentpressError
 from latentpress.evaluation.datasets import Dataset
+from latentpress.evaluation.files import write_whole
 from latentpress.evaluation.predictions import Predictions
 from latentpress.evaluation.questions import Answer, Question
-from latentpress.evaluation.results import write_whole
+from latentpress.evaluation.results import FORMAT
 from latentpress.evaluation.systems.base import System
 
 BATCH = 32
 """Questions that a system is given at once."""
-_FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +42,8 @@ class Comparison:
     """Who answers."""
     settings: Mapping[str, Any]
     """Whatever else answers or scores depend on, the same for all: seed, protocol, base model."""
+    asked_how: Mapping[str, Any] = field(default_factory=dict)
+    """What else the report says of how it was asked; of the last run in the folder."""
     answer_tokens: Mapping[str, int]
     """Most tokens of an answer, by kind of question."""
     peer_limit: int | None = None
@@ -53,8 +58,8 @@ class Outcome:
     """Questions answered in this run."""
     kept: int = 0
     """Questions whose answers were there."""
-    failed: list[str] = field(default_factory=list)
-    """A line for each system that could not go on with a set."""
+    failed: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Why a system could not go on, by set and label."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,10 +76,18 @@ class Progress:
     """Questions of all systems and sets."""
 
 
-def run(comparison: Comparison, progress: Callable[[Progress], None] = lambda _: None) -> Outcome:
+def run(
+    comparison: Comparison, progress: Callable[[Progress], None] = lambda _: None, *, close: bool = True
+) -> Outcome:
     """Has every question answered that has no answer yet.
 
-    A system that cannot go on with a set is named in the outcome, and the others go on.
+    A question that alone makes a system fail is recorded with its error. A system that fails on all of a batch is left
+    out of the rest of the set and named in the outcome, and the others go on.
+
+    Args:
+        comparison: what is asked of whom.
+        progress: told before each batch.
+        close: gives each system's processes back once it has answered.
 
     Raises:
         InputError: the folder holds a comparison made with other settings, or predictions made otherwise.
@@ -86,20 +99,69 @@ def run(comparison: Comparison, progress: Callable[[Progress], None] = lambda _:
     total = sum(len(asked) for _, _, asked in jobs)
     done = outcome.kept
     for number, ((system, one, _), file) in enumerate(zip(jobs, files, strict=True)):
-        most = comparison.answer_tokens[one.questions[0].kind]
         try:
-            while batch := file.missing[:BATCH]:
+            while batch := _batch(file.missing):
                 progress(Progress(label=system.label, dataset=one.name, done=done, total=total))
-                answers = system.answer(batch, most)
+                answers = _answers(system, batch, comparison.answer_tokens[batch[0].kind])
                 file.add([_row(answer) for answer in answers])
                 outcome.answered += len(batch)
                 done += len(batch)
         except LatentpressError as error:
-            outcome.failed.append(f"{system.label} on {one.name}: {error}")
+            outcome.failed.setdefault(one.name, {})[system.label] = str(error)
             done += len(file.missing)
-        if number + 1 == len(jobs) or jobs[number + 1][0] is not system:
+        if close and (number + 1 == len(jobs) or jobs[number + 1][0] is not system):
             system.close()
+    _write_failed(comparison, outcome.failed)
     return outcome
+
+
+def _batch(missing: Sequence[Question]) -> list[Question]:
+    """The next questions, of one kind: kinds have answers of different lengths."""
+    return list(itertools.takewhile(lambda question: question.kind == missing[0].kind, missing[:BATCH]))
+
+
+def _answers(system: System, batch: Sequence[Question], most: int) -> Sequence[Answer]:
+    """Answers of a batch; where it fails as a whole, of each question alone.
+
+    Raises:
+        LatentpressError: every question fails.
+    """
+    try:
+        answers = system.answer(batch, most)
+    except LatentpressError as error:
+        alone = [_alone(system, question, most) for question in batch]
+        if all(answer.error is not None for answer in alone):
+            raise error
+        return alone
+    if len(answers) != len(batch):
+        raise InputError(
+            f"{system.label} gave {len(answers)} answers to {len(batch)} questions, so whose they are is not known; "
+            "its adapter must give one for each"
+        )
+    return answers
+
+
+def _alone(system: System, question: Question, most: int) -> Answer:
+    try:
+        return system.answer([question], most)[0]
+    except LatentpressError as error:
+        return Answer(text="", tokens=0, kept=0, error=str(error))
+
+
+def _write_failed(comparison: Comparison, failed: Mapping[str, Mapping[str, str]]) -> None:
+    """Keeps the reasons of systems that are not part of this run."""
+    path = comparison.out / "failed.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    here = {system.label for system in comparison.systems}
+    every: dict[str, dict[str, str]] = {
+        name: {label: why for label, why in there.items() if label not in here} for name, there in before.items()
+    }
+    for name, reasons in failed.items():
+        every.setdefault(name, {}).update(reasons)
+    if every := {name: reasons for name, reasons in every.items() if reasons}:
+        write_whole(path, json.dumps(every, indent=1, ensure_ascii=False) + "\n")
+    else:
+        path.unlink(missing_ok=True)
 
 
 def prepare(comparison: Comparison) -> None:
@@ -112,8 +174,9 @@ def prepare(comparison: Comparison) -> None:
     path = out / "settings.json"
     if path.exists():
         _check_same(path, wanted)
+        write_whole(path, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
         return
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    if out.is_file() or (out.is_dir() and any(there.name != "questions" for there in out.iterdir())):
         raise InputError(f"{out} holds something else than a comparison; give an empty or a new folder as --out")
     (out / "questions").mkdir(parents=True, exist_ok=True)
     for one in comparison.sets:
@@ -123,11 +186,13 @@ def prepare(comparison: Comparison) -> None:
 
 
 def grouped(questions: Sequence[Question]) -> list[Question]:
-    """Questions with those about the same documents side by side, in the order in which these first come."""
-    places: dict[tuple[str, ...], int] = {}
+    """Questions of a kind together, in it those about the same documents, in the order in which they first come."""
+    places: dict[tuple[str, tuple[str, ...]], int] = {}
+    kinds: dict[str, int] = {}
     for question in questions:
-        places.setdefault(question.contexts, len(places))
-    return sorted(questions, key=lambda question: places[question.contexts])
+        places.setdefault((question.kind, question.contexts), len(places))
+        kinds.setdefault(question.kind, len(kinds))
+    return sorted(questions, key=lambda question: (kinds[question.kind], places[question.kind, question.contexts]))
 
 
 def _asked(comparison: Comparison, system: System, one: Dataset) -> list[Question]:
@@ -143,10 +208,10 @@ def _predictions(comparison: Comparison, system: System, one: Dataset, asked: Se
         "size": None if system.size is None else str(system.size),
         "label": system.label,
         "sees_question": system.sees_question,
-        **system.identity(),
+        "identity": system.identity(),
     }
     path = comparison.out / "predictions" / one.name / f"{system.label.replace('/', '_')}.jsonl"
-    made_by = {"system": about, "max_new_tokens": comparison.answer_tokens[one.questions[0].kind]}
+    made_by = {"system": about, "asked": len(asked), "max_new_tokens": comparison.answer_tokens}
     return Predictions(path, made_by, asked)
 
 
@@ -162,12 +227,18 @@ def _settings(comparison: Comparison) -> dict[str, Any]:
             "name": one.name,
             "digest": one.digest,
             "questions": len(one.questions),
-            "kind": one.questions[0].kind,
+            "kind": Counter(question.kind for question in one.questions).most_common(1)[0][0],
             "dropped": {name: count for name, count in dataclasses.asdict(one.dropped).items() if count},
         }
         for one in comparison.sets
     ]
-    settings = {"format": _FORMAT, **comparison.settings, "answer_tokens": comparison.answer_tokens, "sets": sets}
+    settings = {
+        "format": FORMAT,
+        **comparison.settings,
+        "answer_tokens": comparison.answer_tokens,
+        "sets": sets,
+        "asked_how": comparison.asked_how,
+    }
     return dict(json.loads(json.dumps(settings)))
 
 
@@ -176,10 +247,10 @@ def _check_same(path: Path, wanted: Mapping[str, Any]) -> None:
         there = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error}); give another --out") from error
-    for key in sorted({*there, *wanted}):
+    for key in sorted({*there, *wanted} - {"asked_how"}):
         if there.get(key) == wanted.get(key):
             continue
-        old, new = _described(there.get(key)), _described(wanted.get(key))
+        old, new = (_described(every.get(key)) for every in (there, wanted))
         raise InputError(
             f"{path.parent} holds a comparison with other settings ({key}: {old} there, {new} now), and results are "
             "not mixed; give the same settings, or another --out"
@@ -187,10 +258,14 @@ def _check_same(path: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def _described(value: Any) -> str:
-    """A setting in a message: sets by name, number and digest."""
-    if isinstance(value, list):
-        return ", ".join(f"{one['name']} ({one['questions']} questions, {one['digest'][:8]})" for one in value)
-    return json.dumps(value)
+    """A setting in a message: sets by name, number, kind, digest and what was left out."""
+    if not isinstance(value, list):
+        return json.dumps(value)
+    return ", ".join(
+        f"{one['name']} ({one['questions']} questions, {one['kind']}, {one['digest'][:8]}, left out "
+        f"{sum(one['dropped'].values())})"
+        for one in value
+    )
 
 
 def _published(question: Question) -> dict[str, Any]:
@@ -200,6 +275,7 @@ def _published(question: Question) -> dict[str, Any]:
         "id": question.id,
         "question": question.question,
         "answers": question.answers,
+        "kind": question.kind,
         "lang": question.lang,
         "context": context,
         "digest": question.digest,

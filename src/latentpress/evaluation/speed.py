@@ -19,7 +19,7 @@ import torch
 from latentpress.attention import KeyValueCache
 from latentpress.decoder.generate import Sampling, generate, prefill
 from latentpress.errors import ContextTooLongError, InputError
-from latentpress.evaluation.memory import peak_bytes, reset_peak
+from latentpress.evaluation.memory import peak_bytes, reset_peak, resident_bytes
 from latentpress.evaluation.questions import Question
 from latentpress.evaluation.speed_schema import Speed, Times
 from latentpress.evaluation.systems.base import System
@@ -63,6 +63,7 @@ def measure(
     rounds: int = ROUNDS,
     answer_tokens: int = ANSWER_TOKENS,
     note: Callable[[str], None] = lambda _: None,
+    keep: Callable[[Speed], None] = lambda _: None,
 ) -> Speed:
     """Measures systems at several lengths of text.
 
@@ -75,17 +76,13 @@ def measure(
         rounds: of each.
         answer_tokens: of every answer.
         note: told what runs.
+        keep: given what is measured so far, after each length.
 
     Raises:
         InputError: no length fits the decoder.
     """
     wanted = LENGTHS if lengths is None else lengths
-    fitting = [length for length in wanted if length + _ROOM + answer_tokens <= most]
-    if not fitting:
-        raise InputError(
-            f"no text of {min(wanted):,} tokens and its answer fit the {most:,} positions of the decoder; "
-            "give shorter lengths to time"
-        )
+    fitting = fitting_lengths(most, wanted, answer_tokens)
     every: dict[int, Mapping[str, Times]] = {}
     left_out: dict[int, Mapping[str, str]] = {}
     for length in fitting:
@@ -97,9 +94,30 @@ def measure(
             note(f"{length:,} tokens, {line}")
 
         every[length] = _times(timed, question, rounds, answer_tokens, told)
-    return Speed(
-        machine=machine(), reference=reference.label, answer_tokens=answer_tokens, lengths=every, left_out=left_out
-    )
+        found = Speed(
+            machine=machine(),
+            reference=reference.label,
+            answer_tokens=answer_tokens,
+            lengths=dict(every),
+            left_out=dict(left_out),
+        )
+        keep(found)
+    return found
+
+
+def fitting_lengths(most: int, lengths: Sequence[int] = LENGTHS, answer_tokens: int = ANSWER_TOKENS) -> list[int]:
+    """Lengths of text that fit a decoder of so many positions with question and answer.
+
+    Raises:
+        InputError: none does.
+    """
+    fitting = [length for length in lengths if length + _ROOM + answer_tokens <= most]
+    if not fitting:
+        raise InputError(
+            f"no text of {min(lengths):,} tokens and its answer fit the {most:,} positions of the decoder; "
+            "give shorter lengths to time: --speed-lengths 128,256"
+        )
+    return fitting
 
 
 def machine() -> str:
@@ -184,11 +202,17 @@ def _read(system: Timed, held: Any, question: Question, tokens: int) -> Mapping[
 
 
 def _peak(system: Timed, question: Question, tokens: int) -> int | None:
-    """Highest memory of this process while a system compresses and answers; None where the system cannot say."""
+    """Memory that compressing and answering take beside what was there before; None where the system cannot say."""
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        _pressed(system, question, tokens)
+        return max(0, torch.cuda.max_memory_allocated() - before)
+    before = resident_bytes()
     if not reset_peak():
         return None
     _pressed(system, question, tokens)
-    return peak_bytes()
+    return max(0, peak_bytes() - before)
 
 
 def write_answer(backbone: Backbone, prompt: Tensor, tokens: int, began: float = 0.0) -> tuple[float, list[int]]:

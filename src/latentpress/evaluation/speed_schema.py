@@ -30,13 +30,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from latentpress.errors import InputError
+from latentpress.evaluation.files import write_whole
 
 FORMAT = 1
 """Of the file."""
@@ -60,7 +60,7 @@ class Times:
     stored_total: tuple[float, ...] | None = None
     """From the question to the last token, with what is kept made before; None where nothing is stored."""
     peak_bytes: int | None = None
-    """Most memory in use while it compressed and answered; None if it was not measured."""
+    """Most memory that compressing and answering took beside what was in use before; None if it was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,9 +93,7 @@ class Speed:
             "lengths": lengths,
             "left_out": left_out,
         }
-        building = path.with_name(f".{path.name}.new")
-        building.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(building, path)
+        write_whole(path, json.dumps(content, indent=1) + "\n")
 
     @staticmethod
     def read(path: Path) -> Speed:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from latentpress.evaluation.metrics_file import chief_scope, measure_name, read_metrics
+from latentpress.evaluation.metrics_file import chief_scope, measure_name, ratio_key, ratio_of, read_metrics
 from latentpress.evaluation.sources import POOLED
 from latentpress.plots import latency
 from latentpress.plots.systems import Line, keys, legend, level_lines, lines, marks
@@ -66,9 +66,11 @@ def _panel(axes: Axes, content: Mapping[str, Any], scope: str, drawn: Sequence[L
     """One scope: points with their 95% intervals, joined in the order of their ratios."""
     systems = content["systems"]
     large = scope == chief_scope(content)
+    key = ratio_key(content, scope)
     for depth, line in enumerate(drawn, 2):
         rows = [systems[label]["scopes"][scope] for label in line.labels if scope in systems[label]["scopes"]]
-        rows = sorted((row for row in rows if row["ratio"]), key=lambda row: float(row["ratio"]))
+        reached = {id(row): ratio_of(row, key) or 0.0 for row in rows}
+        rows = sorted((row for row in rows if reached[id(row)]), key=lambda row: reached[id(row)])
         if not rows:
             continue
         means = [100 * row["headline"]["mean"] for row in rows]
@@ -78,7 +80,7 @@ def _panel(axes: Axes, content: Mapping[str, Any], scope: str, drawn: Sequence[L
         ]
         style = marks(line.look) | ({} if large else {"markersize": 3.5})
         axes.errorbar(
-            [row["ratio"] for row in rows],
+            [reached[id(row)] for row in rows],
             means,
             yerr=away,
             linestyle=line.look.dashes,
@@ -89,7 +91,7 @@ def _panel(axes: Axes, content: Mapping[str, Any], scope: str, drawn: Sequence[L
         )
     for _, level, style in level_lines(systems, scope):
         axes.axhline(100 * level, **style)
-    ticks = sorted({one["compared_at"] for one in systems.values() if one["compared_at"]})
+    ticks = sorted({one["asked_ratio"] for one in systems.values() if one["asked_ratio"]})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
@@ -100,5 +102,6 @@ def _panel(axes: Axes, content: Mapping[str, Any], scope: str, drawn: Sequence[L
         f"{measure_name(content, scope)}, 95% intervals" if large else measure_name(content, scope), fontsize=9
     )
     if large:
-        axes.set_xlabel("tokens of context for each position kept (ratio, log scale)")
+        of = "" if key == "ratio" else "over correct answers, "
+        axes.set_xlabel(f"tokens of context for each position kept (ratio, {of}log scale)")
     axes.tick_params(labelsize=9 if large else 7)

@@ -1,9 +1,10 @@
-"""Systems by name, as `--with` gives them: `semidynamic-smollm2-135m@2/4/auto`, `head@4/8`, `full:tuned`."""
+"""Systems by name, as `--with` gives them: `semidynamic-smollm2-135m@2/4/auto`, `mine=runs/a/press@4`, `full:tuned`."""
 
 from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from latentpress.evaluation.systems.presses import PressSystem
     from latentpress.press import Press
 
-_SHORT = 8  # characters of a fingerprint in a name
-
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
@@ -27,6 +26,8 @@ class _Wanted:
 
     name: str
     """Of a family, or a press."""
+    alias: str | None
+    """What a press is called, if not by its own name."""
     reader: str | None
     """The one reader asked for, of a family."""
     sizes: tuple[Size, ...]
@@ -46,8 +47,8 @@ def make_systems(
     """Makes systems by name.
 
     Args:
-        names: `NAME[:READER][@SIZE/SIZE/...]` each: a family, or a press by shipped name, folder or hub id. Without a
-            reader, a family is given all of its readers that the setup has.
+        names: `NAME[:READER][@SIZE/SIZE/...]` each: a family, or a press by shipped name, folder or hub id, which
+            `ALIAS=NAME` calls otherwise. Without a reader, a family is given all of its readers that the setup has.
         setup: what they share.
         sizes: where a name gives none; those that a press was not trained for are passed over.
         load: loads a press by name.
@@ -56,7 +57,8 @@ def make_systems(
         The systems, in the order of the names, and a line for everything that was passed over.
 
     Raises:
-        InputError: an unknown name, with the nearest ones; a reader or size that cannot be; a system named twice.
+        InputError: an unknown name, with the nearest ones; a reader or size that cannot be; a system named twice; a
+            press on another base model.
         RatioError: a size given with a press that was not trained for it.
     """
     table, loaded = families(), functools.cache(load)
@@ -66,12 +68,22 @@ def make_systems(
         if wanted.name in table:
             systems += _of_family(table[wanted.name], wanted, setup, sizes, notes)
         else:
-            systems += _of_press(wanted, sizes, loaded, notes)
-    _tell_apart(systems)
+            systems += _of_press(wanted, setup, sizes, loaded(wanted.name), notes)
+    _check_names(systems)
     twice = [label for label, count in Counter(system.label for system in systems).items() if count > 1]
     if twice:
         raise InputError(f"{', '.join(twice)} would be compared with itself; name each system once")
     return systems, list(dict.fromkeys(notes))
+
+
+def press_names(names: Sequence[str]) -> list[str]:
+    """Presses that are named, by shipped name, folder or hub id, without loading any.
+
+    Raises:
+        InputError: an unknown name, with the nearest ones.
+    """
+    table = families()
+    return [wanted.name for wanted in (_wanted(name, table) for name in names) if wanted.name not in table]
 
 
 def _wanted(text: str, table: dict[str, Family]) -> _Wanted:
@@ -80,11 +92,20 @@ def _wanted(text: str, table: dict[str, Family]) -> _Wanted:
     # The last @, unless it is part of a folder's name.
     at = len(text) if "@" not in text or _is_folder(text) else text.rindex("@")
     name, given = text[:at], text[at + 1 :]
+    alias, equals, rest = name.partition("=")
+    named = bool(equals) and not Path(name).is_dir()
+    if named and not re.fullmatch(r"[\w.+-]+", alias):
+        raise InputError(f"{text!r} gives a press a name that files cannot have; use letters, digits, -, _, . and +")
+    name = rest if named else name
     family, _, reader = name.partition(":")
     if family not in table and "/" not in name and not _is_folder(name):
         _check_shipped(name, table)
     sizes = tuple(map(Size.parse, given.split("/"))) if name != text else ()
-    return _Wanted(family, reader or None, sizes) if family in table else _Wanted(name, None, sizes)
+    if family not in table:
+        return _Wanted(name, alias if named else None, None, sizes)
+    if named:
+        raise InputError(f"{text!r} names a bound or peer, which keeps its own name; give {rest!r}")
+    return _Wanted(family, None, reader or None, sizes)
 
 
 def _is_folder(name: str) -> bool:
@@ -153,17 +174,22 @@ def _sizes(family: Family, asked: Sequence[Size], default: Sequence[Size], notes
 
 
 def _of_press(
-    wanted: _Wanted, default: Sequence[Size], load: Callable[[str], Press], notes: list[str]
+    wanted: _Wanted, setup: Setup, default: Sequence[Size], press: Press, notes: list[str]
 ) -> list[PressSystem]:
     from latentpress.evaluation.systems.presses import PressSystem
 
-    press = load(wanted.name)
+    if press.base.fingerprint != setup.press.base.fingerprint:
+        raise InputError(
+            f"press {press.config.name!r} runs on the base model {press.base.id!r} ({press.base.fingerprint[:12]}), "
+            f"the comparison on {setup.press.base.id!r} ({setup.press.base.fingerprint[:12]}), by whose tokens ratios "
+            "are counted; compare presses of one base model"
+        )
     if wanted.sizes:
-        return [PressSystem(press, size) for size in wanted.sizes]
+        return [PressSystem(press, size, name=wanted.alias) for size in wanted.sizes]
     made: list[PressSystem] = []
     for size in default:
         try:
-            made.append(PressSystem(press, size))
+            made.append(PressSystem(press, size, name=wanted.alias))
         except RatioError as error:
             notes.append(f"{press.config.name} at {size}: {error}")
     if not made:
@@ -176,14 +202,16 @@ def _of_press(
     return made
 
 
-def _tell_apart(systems: Sequence[System]) -> None:
-    """Adds the start of its fingerprint to the name of every press whose name another press has too."""
+def _check_names(systems: Sequence[System]) -> None:
+    """Refuses two presses of one name: a label means one press, whatever else is compared in the folder."""
     from latentpress.evaluation.systems.presses import PressSystem
 
-    presses = [system for system in systems if isinstance(system, PressSystem)]
-    fingerprints: dict[str, set[str]] = {}
-    for system in presses:
-        fingerprints.setdefault(system.name, set()).add(system.press.fingerprint)
-    for system in presses:
-        if len(fingerprints[system.name]) > 1:
-            system.name = f"{system.name}-{system.press.fingerprint[:_SHORT]}"
+    fingerprints: dict[str, str] = {}
+    for system in systems:
+        if isinstance(system, PressSystem):
+            known = fingerprints.setdefault(system.name, system.press.fingerprint)
+            if known != system.press.fingerprint:
+                raise InputError(
+                    f"two presses are called {system.name!r} ({known[:8]} and {system.press.fingerprint[:8]}); "
+                    f"give one of them another name: mine=FOLDER@4"
+                )

@@ -55,6 +55,7 @@ class PressSystem(System):
         documents = list(dict.fromkeys(context for one in questions for context in one.contexts))
         made = self.press.compress(documents, ratio=self._size.ratio, scale=self._size.scale)
         latents = dict(zip(documents, made, strict=True))
+        tokens = {document: self.press.count_tokens(document) for document in documents}
         contexts = [[latents[context] for context in one.contexts] for one in questions]
         kept = [sum(map(len, own)) for own in contexts]
 
@@ -70,9 +71,12 @@ class PressSystem(System):
         sizes = [count + more + max_new_tokens for count, more in zip(kept, asked, strict=True)]
         return [
             as_answer(
-                reply, tokens=sum(one.context_tokens for one in own), kept=count, nbytes=sum(map(stored_bytes, own))
+                reply,
+                tokens=sum(tokens[context] for context in one.contexts),
+                kept=count,
+                nbytes=sum(map(stored_bytes, own)),
             )
-            for reply, own, count in zip(answered(ask, sizes), contexts, kept, strict=True)
+            for one, reply, own, count in zip(questions, answered(ask, sizes), contexts, kept, strict=True)
         ]
 
     def hold(self, question: Question) -> list[EmbeddingLatents]:

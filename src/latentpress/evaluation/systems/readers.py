@@ -47,6 +47,7 @@ class TextReader:
                 f"{', '.join(map(str, candidates))}), and a reader hands on text as it is; "
                 "give one trained by the recipe reader or prompt-tuning"
             )
+        _check_kind(name, press)
         self.name, self.press = name, press
         model, self._prompt = press.model, press.config.prompt
         self._reader = Reader(model.decoder, press.base, self._prompt, model.policy, model.compressor.count)
@@ -108,6 +109,26 @@ class TextReader:
 
     def _question_alone(self, question: str) -> str:
         return self._prompt.question.replace("{question}", question).lstrip()
+
+
+def _check_kind(name: str, press: Press) -> None:
+    """Makes sure that a reader is what its name says.
+
+    Raises:
+        InputError: a prompt-tuned reader without prompt vectors or with an adapter, or a tuned one the other way about.
+    """
+    vectors, adapter = press.config.prompt_vectors, press.config.decoder_lora is not None
+    wrong = {
+        "tuned": vectors > 0 or not adapter,
+        "prompt-tuned": vectors == 0 or adapter,
+    }
+    if wrong.get(name):
+        is_there = f"{vectors} prompt vectors and {'an' if adapter else 'no'} adapter"
+        wanted = "an adapter and no prompt vectors" if name == "tuned" else "prompt vectors and no adapter"
+        raise InputError(
+            f"press {press.config.name!r} cannot be the reader {name!r}: it has {is_there}, not {wanted}; "
+            f"train one with the recipe {'reader' if name == 'tuned' else 'prompt-tuning'}"
+        )
 
 
 def text_reader(setup: Setup, name: str) -> TextReader:

@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from latentpress.evaluation.metrics import word_tokens
+
 # "What?" he said. | 他说：“什么？”然后走了。 | a blank line
 _STOP = re.compile(r"""[.!?]+["'”’)\]]*(?=\s)|[。！？]+[”’」』）]*|(?=\n[^\S\n]*\n)""")
 _LAST_WORD = re.compile(r"[\w.]+$")
@@ -15,8 +17,6 @@ _ABBREVIATION = re.compile(
 )
 _DOTTED = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")  # "J", "U.S", "e.g", "p.m"
 _MOST_LETTERS = 24  # of a word that may be an abbreviation, to look back no further
-_HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+")
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
@@ -48,11 +48,6 @@ def _goes_on(text: str, stop: re.Match[str], start: int) -> bool:
     return bool(_DOTTED.fullmatch(word) or _ABBREVIATION.fullmatch(word))
 
 
-def words(text: str) -> list[str]:
-    """Words of a text in lower case; a Chinese character is a word."""
-    return _WORD.findall(text.lower())
-
-
 def bm25(question: str, sentences: Sequence[str], *, k1: float = 1.5, b: float = 0.75) -> list[float]:
     """Scores how well sentences match a question: Okapi BM25, the sentences being the collection.
 
@@ -60,10 +55,10 @@ def bm25(question: str, sentences: Sequence[str], *, k1: float = 1.5, b: float =
     the times that w comes in a sentence of `length` words, `idf(w) = ln(1 + (N - n + 0.5) / (n + 0.5))` for n of N
     sentences with w (Robertson and Zaragoza, The Probabilistic Relevance Framework, 2009; Lucene's idf, never below 0).
     """
-    counts = [Counter(words(sentence)) for sentence in sentences]
+    counts = [Counter(word_tokens(sentence)) for sentence in sentences]
     mean = sum(map(Counter.total, counts)) / max(1, len(counts))
     scores = [0.0] * len(counts)
-    for word in dict.fromkeys(words(question)):
+    for word in dict.fromkeys(word_tokens(question)):
         having = sum(word in count for count in counts)
         idf = math.log(1 + (len(counts) - having + 0.5) / (having + 0.5))
         for i, count in enumerate(counts):

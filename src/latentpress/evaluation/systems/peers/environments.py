@@ -237,6 +237,6 @@ def _own_versions(package: Package) -> dict[str, str]:
 
 def _remedy(package: Package) -> str:
     return (
-        f"run: latentpress eval --install-peer {package.name} (or set {package.variable} to the Python of an "
-        "environment that has it)"
+        f"run: latentpress eval peer {package.name} (or name the Python of an environment that has it: --peer-python "
+        f"{package.name}=PATH, or {package.variable})"
     )

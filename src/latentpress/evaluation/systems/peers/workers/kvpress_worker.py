@@ -3,18 +3,16 @@
 Settings: `model` (folder), `device`, `dtype`. A request holds token ids: `context` (the prompt up to the end of the
 documents) and `questions` (what follows, for each question); further `press` (a class of kvpress), `options` (its
 arguments), `keep` (entries to keep of the context), `stops` (ids that end an answer) and `max_new_tokens`. The answer
-holds `answers` (token ids, without stops), `kept` (entries in each layer), `bytes` of the kept keys and values, and
-`seconds`: `compress`, and for each question `first_token` and `total`.
+holds `answers` (token ids, without stops), `kept` (entries of each layer) and `bytes` of the kept keys and values.
 
 Keys and values keep the positions of their tokens, and the question's follow those of the whole context, as in
 kvpress's own pipeline.
 """
 
-import time
 from contextlib import nullcontext
 from typing import Any
 
-from peer_protocol import peak_bytes, serve
+from peer_protocol import serve
 
 Fields = dict[str, Any]
 PACKAGES = ("kvpress", "transformers", "torch")
@@ -42,51 +40,38 @@ def start(settings: Fields) -> Any:
         output = model(row, past_key_values=cache, position_ids=positions, logits_to_keep=1)
         return int(output.logits[0, -1].argmax())
 
-    def reply(ids: list[int], cache: Any, position: int, request: Fields) -> tuple[list[int], float]:
-        """Token ids of a greedy answer, and when the first was there."""
-        answer: list[int] = []
+    def reply(ids: list[int], cache: Any, position: int, request: Fields) -> list[int]:
+        """Token ids of a greedy answer to a question that begins at a position."""
+        made: list[int] = []
         token = next_token(ids, cache, position)
-        first = time.perf_counter()
         position += len(ids)
         while token not in request["stops"]:
-            answer.append(token)
-            if len(answer) == request["max_new_tokens"]:
+            made.append(token)
+            if len(made) == request["max_new_tokens"]:
                 break
             token = next_token([token], cache, position)
             position += 1
-        return answer, first
+        return made
 
     @torch.no_grad()
     def answer(request: Fields) -> Fields:
         context, cache = request["context"], DynamicCache()
-        begun = time.perf_counter()
-        press = pressed(kvpress, request)
-        with press(model) if press is not None else nullcontext():
+        press = _press(kvpress, request)
+        with nullcontext() if press is None else press(model):
             model.model(torch.tensor([context], device=model.device), past_key_values=cache)
-        sizes = [layer.keys.shape[2] for layer in cache.layers]
         kept = [(layer.keys, layer.values) for layer in cache.layers]
-        answers, seconds = [], {"compress": time.perf_counter() - begun, "first_token": [], "total": []}
+        answers = []
         for question in request["questions"]:
-            begun = time.perf_counter()
-            tokens, first = reply(question, cache, len(context), request)
-            seconds["first_token"].append(first - begun)
-            seconds["total"].append(time.perf_counter() - begun)
-            answers.append(tokens)
-            for layer, size in zip(cache.layers, sizes, strict=True):
-                layer.keys, layer.values = layer.keys[:, :, :size], layer.values[:, :, :size]
+            for layer, (keys, values) in zip(cache.layers, kept, strict=True):
+                layer.keys, layer.values = keys, values
+            answers.append(reply(question, cache, len(context), request))
         held = sum(tensor.numel() * tensor.element_size() for pair in kept for tensor in pair)
-        return {
-            "answers": answers,
-            "kept": sizes[0] if len(set(sizes)) == 1 else sum(sizes) / len(sizes),
-            "bytes": held,
-            "seconds": seconds,
-            "peak_bytes": peak_bytes(),
-        }
+        return {"answers": answers, "kept": [keys.shape[2] for keys, _ in kept], "bytes": held}
 
     return answer
 
 
-def pressed(kvpress: Any, request: Fields) -> Any:
+def _press(kvpress: Any, request: Fields) -> Any:
     """The press of a request; None where all entries are kept."""
     tokens, keep = len(request["context"]), request["keep"]
     if keep >= tokens:

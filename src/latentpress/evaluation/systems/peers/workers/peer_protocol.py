@@ -63,13 +63,3 @@ def _read(lines: queue.SimpleQueue[str]) -> None:
         for line in stream:
             lines.put(line)
     os._exit(0)
-
-
-def peak_bytes() -> int | None:
-    """Most memory that this process has held; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
