@@ -514,3 +514,19 @@ def test_llmlingua_keeps_words_of_the_text_within_the_budget(real: Any, setup: S
             assert 0.6 * budget <= setup.press.count_tokens(kept) <= budget
             ascii_of = [{one for one in text if one.isascii()} for text in (kept, question.text)]
             assert ascii_of[0] <= ascii_of[1]  # of other characters, bytes may be dropped
+
+
+def test_the_example_of_the_docs_is_a_system(setup: Setup, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/peers.md").read_text(encoding="utf-8")
+    written, adapter = (part.partition("```")[0] for part in page.split("```python\n")[1:])
+    script = tmp_path / "shorten_worker.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(WORKERS)!r})\n{written}", encoding="utf-8")
+    names: dict[str, Any] = {"__file__": str(tmp_path / "shorten.py"), "__name__": "shorten"}
+    exec(adapter, names)
+    names |= {"_WORKER": script, "find": lambda *_: HERE}
+    made = names["SHORTEN"].make(setup, "tuned", Size(ratio=4))
+    (answer,) = made.answer([ask(0, TEXT)], 3)
+    made.close()
+    assert 0 < answer.kept <= math.ceil(answer.tokens / 4)
+    assert made.label == "shorten-x4-tuned"
+    assert made.identity()["peer"] == HERE.versions

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _PACKAGE = PACKAGES["llmlingua"]
 _WORKER = Path(__file__).parent / "workers" / "llmlingua_worker.py"
 _TRIES = 3
-_CLOSE = 0.9  # of the budget
+_LEAST, _MOST = 0.9, 1.05  # of the budget; the little above it is cut off
 # What the package's README gives for each.
 _BLIND: dict[str, Any] = {"rank_method": "llmlingua"}
 _QUESTION: dict[str, Any] = {
@@ -137,7 +137,7 @@ def nearest(compress: Compress, budget: int, count: Callable[[str], int]) -> str
         text = compress(target)
         kept = count(text)
         tried.setdefault(kept, text)
-        if _CLOSE * budget <= kept <= budget:
+        if _LEAST * budget <= kept <= _MOST * budget:
             break
         target *= min(max(budget / kept, 0.5), 2.0) if kept else 2.0
     return tried[min(tried, key=lambda kept: (abs(kept - budget), kept))]
