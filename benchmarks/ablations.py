@@ -96,7 +96,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         return f"{sum(values) / len(values):.3f} ({own})"
 
     lines = [
-        "| variant | answers at x4, nats a token | at x16 | distance to the latents |",
+        "| variant | answers at x4, nats a token | at x16 | distance to the latents, end of training |",
         "|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: sum(row["eval_x4_answer"])):

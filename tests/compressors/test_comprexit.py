@@ -504,12 +504,20 @@ def test_a_segment_with_a_ratio_of_its_own_gives_the_slots_that_a_text_at_that_r
     assert made.spans[4].tolist() == [8, 16]
 
 
+@pytest.mark.parametrize("sizes", [2, 6])
+def test_another_number_of_sizes_than_of_segments_is_a_mistake(tiny_base: Base, sizes: int) -> None:
+    model = comprexit(tiny_base, selects="segment")
+    encoded = model.encode([list(range(5, 26)), [7, 8, 9]])
+    with pytest.raises(AssertionError, match=f"{sizes} ratios for 4 segments"):
+        model.latents(encoded, [Ratio(2)] * sizes)
+
+
 def test_a_selector_chooses_for_each_segment_from_its_own_anchors(tiny_base: Base) -> None:
     model = comprexit(tiny_base, {"policy": "selector"}, selects="segment")
     assert isinstance(model.compressor, ComprExIT)
     assert model.head is not None
     with torch.no_grad():
-        torch.nn.init.normal_(model.head.linear.weight)
+        torch.nn.init.normal_(model.head.linear.weight, std=2.0)
     press = Press(model, tiny_base, None, "feed")
     latents = press.compress(TEXT)
     assert [info.tokens for info in latents.windows[:3]] == [8, 8, 8]
@@ -517,6 +525,12 @@ def test_a_selector_chooses_for_each_segment_from_its_own_anchors(tiny_base: Bas
     assert latents.context_tokens == press.count_tokens(TEXT)
     assert len({info.log2_ratio for info in latents.windows}) == len(latents.windows) > 2
     assert sum(info.latents for info in latents.windows) == len(latents)
+    chosen = [info.ratio for info in latents.windows]
+    assert len(set(chosen)) > 1
+    assert chosen == [model.policy.choose(info.log2_ratio, 0.0).value for info in latents.windows]
+    several = press.compress([TEXT[:30], TEXT])
+    torch.testing.assert_close(several[1].vectors, latents.vectors, atol=1e-5, rtol=1e-5)
+    assert [info.ratio for info in several[1].windows] == chosen
     with torch.no_grad():
         encoded = model.encode([[5, 6, 7, 8, 9, 10, 11, 12, 13, 14]])
         anchor, _ = model.compressor.depth(encoded.states)

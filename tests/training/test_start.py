@@ -75,3 +75,29 @@ def test_a_press_without_adapters_may_get_either_and_nothing_else_is_let_through
     assert different_settings(none, config(), frozenset()) == []
     assert different_settings(config(decoder_lora=LoraSettings(rank=2)), config(), frozenset({"decoder_lora"}))
     assert different_settings(config(residual="none"), config(residual="mean"), frozenset({"residual"}))
+
+
+def test_a_press_without_a_selector_may_be_given_one(train: Train) -> None:
+    first = train("first", steps=1, policy="fixed")
+    start = {"from_press": str(first / "press")}
+    rates = {"learning_rate": 0, "other_learning_rate": 0}
+    second = train("second", start, steps=1, policy="selector", **rates)
+    (_, before, _, _), (made, after, _, _) = (read_press(folder / "press") for folder in (first, second))
+    assert made.policy == "selector"
+    assert {name for name in after if name not in before} == {"head.linear.weight", "head.linear.bias"}
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    with pytest.raises(TrainingError, match="policy is 'selector' there, 'fixed' here"):
+        train("third", {"from_press": str(second / "press")}, steps=1, policy="fixed")
+
+
+def test_what_a_selector_chooses_for_may_change_where_it_is_asked_for() -> None:
+    old, new = (
+        config(compressor="comprexit"),
+        config(compressor="comprexit", compressor_settings={"selects": "segment"}),
+    )
+    assert different_settings(old, new, {"compressor_settings"}) == []
+    assert different_settings(old, new, frozenset()) != []
+    other = config(compressor="comprexit", compressor_settings={"selects": "segment", "segment_tokens": 64})
+    assert different_settings(old, other, {"compressor_settings"}) == [
+        "compressor_settings is {} there, {'segment_tokens': 64} here"
+    ]

@@ -16,11 +16,14 @@ from latentpress.errors import TrainingError
 from latentpress.loading import fill
 from latentpress.lora import load_lora_state
 from latentpress.model import PressModel
+from latentpress.ratios import POLICIES
 from latentpress.training.checkpoint import recorded_start
 from latentpress.training.recipes import unusual_settings
 
 _WEIGHTLESS = {"candidates", "prompt", "rounding", "window_tokens"}  # settings that no weight's shape depends on
 _ADAPTERS = {"encoder_lora", "decoder_lora"}  # what a press lacks of these is made anew: at zero, it changes nothing
+_WEIGHTLESS_OF_COMPRESSORS = {"selects"}  # of a compressor's own settings
+_HEAD = "head."  # of a selector: a press without one may be given one
 
 
 def start_of(out: Path, press: Path) -> dict[str, Any]:
@@ -49,7 +52,9 @@ def load_weights(press: PressModel, folder: Path, *, meant: AbstractSet[str] = f
     config, modules, adapters, _ = read_press(folder)
     differing = different_settings(config, press.config, meant)
     own = press.own_state()
-    if not differing and {k: v.shape for k, v in modules.items()} != {k: v.shape for k, v in own.items()}:
+    there_shapes = {k: v.shape for k, v in modules.items()}
+    shapes = {k: v.shape for k, v in own.items() if k in there_shapes or not k.startswith(_HEAD)}
+    if not differing and there_shapes != shapes:
         differing = ["its modules have other shapes"]
     if differing:
         raise TrainingError(
@@ -65,8 +70,8 @@ def load_weights(press: PressModel, folder: Path, *, meant: AbstractSet[str] = f
         assert not missing, f"{role} adapter of equal settings lacks {missing}"
         assert not unknown, f"{role} adapter of equal settings has {unknown}"
     with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(modules[name])
+        for name in modules:
+            own[name].copy_(modules[name])
     return new
 
 
@@ -129,7 +134,15 @@ def different_settings(old: PressConfig, new: PressConfig, meant: AbstractSet[st
         there, here = getattr(old, name), getattr(new, name)
         if name == "compressor_settings" and old.compressor == new.compressor:
             there, here = unusual_settings(old.compressor, there), unusual_settings(new.compressor, here)
+            if name in meant:
+                there, here = _without(there, _WEIGHTLESS_OF_COMPRESSORS), _without(here, _WEIGHTLESS_OF_COMPRESSORS)
         allowed = (name in meant and name in _WEIGHTLESS) or (name in _ADAPTERS and there is None)
+        if name == "policy":  # a selector's head is made anew, as an adapter is
+            allowed = name in meant and not POLICIES[there].predicts
         if there != here and not allowed:
             differing.append(f"{name} is {there!r} there, {here!r} here")
     return differing
+
+
+def _without(settings: dict[str, Any], names: AbstractSet[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}

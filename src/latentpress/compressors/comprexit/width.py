@@ -56,6 +56,8 @@ class Segments:
             segment: most tokens of a segment.
             device: of the indices.
         """
+        needed = sum(-(-length // segment) for length in lengths)
+        assert len(ratios) == needed, f"{len(ratios)} ratios for {needed} segments"
         chosen = iter(ratios)
         sizes, slots, counts, places = [], [], [], []
         spans: list[tuple[int, int]] = []
