@@ -57,8 +57,9 @@ def padded_loss(model: PressModel, examples: Sequence[Example], size: Size) -> T
     real = torch.cat([row[: len(text) - 1] for row, text in zip(states, texts, strict=True)])
     lengths = tuple(len(text) - 1 for text in texts)
     nothing = Added(states=real[:0], counts=(0,) * len(texts))
-    encoded = Encoded(torch.cat([text[:-1] for text in texts]), lengths, real, nothing, None)
-    made = model.latents(encoded, [size] * len(texts))
+    parts = tuple(map(model.compressor.parts, lengths))
+    encoded = Encoded(torch.cat([text[:-1] for text in texts]), lengths, parts, real, nothing, None)
+    made = model.latents(encoded, size)
     rows, labels = [], []
     for example, vectors in zip(examples, made.vectors.split(made.counts), strict=True):
         (branch,) = example.branches

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("tokens", [1, 17, 48, 700, 20_000])
 def test_text_has_exactly_so_many_tokens(tiny_tokenizer: PreTrainedTokenizerFast, tokens: int) -> None:
-    from benchmarks.documents import text_of, tokens_of
+    from benchmarks.documents import text_of
+    from latentpress.tokens import tokenize
 
-    assert len(tokens_of(tiny_tokenizer, text_of(tiny_tokenizer, tokens))) == tokens
+    assert len(tokenize(tiny_tokenizer, text_of(tiny_tokenizer, tokens)).ids) == tokens
 
 
 def test_log_uniform_lengths_are_in_bounds_and_half_lie_below_the_geometric_mean() -> None:
