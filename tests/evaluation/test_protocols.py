@@ -27,11 +27,11 @@ def test_every_protocol_names_known_measures_prompts_and_limits(name: str) -> No
     for metric in protocol.metrics:
         assert getattr(metrics, metric)("Denver", ["Denver"]) == 1.0
     own = PromptSettings(question="\nQ: {question}")
-    prompt = protocol.reader_prompt(own)
+    prompt = protocol.reader_prompt(own, ["span"])
     assert "{question}" in prompt.question
     assert (prompt is own) is (protocol.prompt is None)
+    assert (protocol.reader_prompt(own, ["span", "summary"]) is own) is ("summary" not in protocol.prompt_kinds)
     Selection(min_tokens=protocol.min_tokens, max_tokens=protocol.max_tokens, limit=protocol.limit)
-    assert protocol.shots == 0
     assert protocol.answer_tokens("span") == protocol.answer_tokens("choice") == protocol.max_new_tokens
     assert protocol.answer_tokens("summary") == protocol.summary_tokens > protocol.max_new_tokens
 
@@ -42,7 +42,7 @@ def test_the_semidynamic_protocol_is_the_papers() -> None:
     assert (protocol.max_tokens, protocol.limit) == (2047, 1000)
     assert protocol.metrics[0] == "substring_accuracy"
     assert protocol.correct_only
-    prompt = protocol.reader_prompt(PromptSettings())
+    prompt = protocol.reader_prompt(PromptSettings(), ["span"])
     assert prompt.context + "TEXT" + prompt.question.format(question="Who?") == "Context: TEXT\n\nQuestion: Who?"
 
 
@@ -53,7 +53,7 @@ def test_the_comprexit_protocol_is_the_papers() -> None:
     assert protocol.max_new_tokens == 20
     assert protocol.metrics == ("exact_match", "f1")
     assert not protocol.correct_only
-    assert protocol.reader_prompt(PromptSettings()).question.format(question="Who?").strip() == (
+    assert protocol.reader_prompt(PromptSettings(), ["span"]).question.format(question="Who?").strip() == (
         "Question: Who?Answer the question directly with a short span only, no explanation. Answer:"
     )
 

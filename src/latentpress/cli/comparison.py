@@ -13,6 +13,7 @@ from latentpress.cli.run import FAILED
 from latentpress.errors import InputError
 
 if TYPE_CHECKING:
+    from latentpress.decoder.prompt import PromptSettings
     from latentpress.evaluation.datasets import Dataset
     from latentpress.evaluation.protocols import Protocol
     from latentpress.evaluation.runner import Comparison, Outcome
@@ -79,7 +80,7 @@ def timed_lengths(text: str) -> list[int]:
 def make_setup(
     press: "Press",
     load: Any,
-    rules: "Protocol",
+    prompt: "PromptSettings",
     seed: int,
     readers: dict[str, str | None],
     interpreters: list[str],
@@ -96,7 +97,7 @@ def make_setup(
     return Setup(
         press=press,
         readers={name: load(given) for name, given in readers.items() if given is not None},
-        prompt=rules.reader_prompt(press.config.prompt),
+        prompt=prompt,
         seed=seed,
         python=python,
     )
@@ -120,7 +121,6 @@ def settings_of(setup: "Setup", rules: "Protocol", seed: int, peer_limit: int | 
         "version": __version__,
         "seed": seed,
         "protocol": rules.name,
-        "shots": rules.shots,
         "peer_limit": peer_limit,
         "base": {
             "id": base.id,

@@ -145,13 +145,12 @@ def evaluate(
         return open_press(name, base=base, device=device, dtype=dtype)
 
     readers = {"tuned": reader, "prompt-tuned": prompt_tuned}
-    setup = make_setup(load(presses[0] if presses else DEFAULT_PRESS), load, rules, seed, readers, peer_python or [])
-    made = systems_of(names, setup, sizes, load)
+    press = load(presses[0] if presses else DEFAULT_PRESS)
     from latentpress.evaluation.datasets import Selection, read_dataset
     from latentpress.evaluation.speed import fitting_lengths
 
     if speed:
-        fitting_lengths(setup.press.base.max_positions, lengths)
+        fitting_lengths(press.base.max_positions, lengths)
 
     selection = Selection(
         min_tokens=rules.min_tokens if min_tokens is None else min_tokens,
@@ -161,9 +160,12 @@ def evaluate(
         seed=seed,
     )
     with progress_console().status("reading the data sets"):
-        sets = [read_dataset(source, count_tokens=setup.press.count_tokens, selection=selection) for source in sources]
+        sets = [read_dataset(source, count_tokens=press.count_tokens, selection=selection) for source in sources]
     for one in sets:
         progress_console().print(f"{one.name}: {len(one.questions):,} questions; left out: {one.dropped}")
+    prompt = rules.reader_prompt(press.config.prompt, {question.kind for one in sets for question in one.questions})
+    setup = make_setup(press, load, prompt, seed, readers, peer_python or [])
+    made = systems_of(names, setup, sizes, load)
     from latentpress.evaluation.runner import Comparison
 
     comparison = Comparison(
