@@ -14,6 +14,7 @@ from latentpress.plots.texts import (
     capacity_part,
     count,
     ratio_colour,
+    ratio_name,
     salience_part,
     shown_windows,
     span,
@@ -91,10 +92,11 @@ def left_out(shown: Inspection) -> list[str]:
 
 def _summary(shown: Inspection) -> str:
     latents = len(shown.spans)
-    ratios = Counter(window.ratio for window in shown.windows)
+    ratios = Counter(ratio_name(window.ratio) for window in shown.windows)
     keys = "".join(
-        f'<span class="key" style="border-color:{ratio_colour(ratio)}">ratio {ratio:g}: {count(times, "window")}</span>'
-        for ratio, times in sorted(ratios.items())
+        f'<span class="key" style="border-color:{ratio_colour(float(name))}">'
+        f"ratio {name}: {count(times, 'window')}</span>"
+        for name, times in sorted(ratios.items(), key=lambda pair: float(pair[0]))
     )
     return (
         f"<p>{count(shown.tokens, 'token')} of text became {count(latents, 'latent')}, "
@@ -127,7 +129,11 @@ def _latents(shown: Inspection) -> str:
     if shown.slots is None:
         sentence = "Each window has a colour: any of its latents may carry any of its text."
     elif (shown.slots < 0).any():
-        sentence += " Grey text with dots below is in no slot: it is not handed over."
+        sentence += " Grey text with dots below is in no slot: " + (
+            "latents carry what the states of the tokens behind it know of it."
+            if shown.encodes
+            else "it is not handed over."
+        )
     if shown.plan is not None:
         sentence += " With this method a slot also takes from other tokens of its segment: see the plan below."
     return _section("Which latent carries which text", sentence + _limit(shown), window_part(shown))

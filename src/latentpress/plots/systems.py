@@ -13,8 +13,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-_PRESS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000")
-_COLOURS = (
+PRESS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000")
+COLOURS = (
     "#CC6677",
     "#117733",
     "#AA4499",
@@ -26,8 +26,8 @@ _COLOURS = (
     "#999933",
     "#777777",
 )
-_PRESS_MARKS = "os^D"
-_MARKS = "vPX<>hp*dH"
+PRESS_MARKS = "os^D"
+MARKS = "vPX<>hp*dH"
 _FAINT = 0.4
 _CALLED = {"full": "full text", "none": "no context"}
 
@@ -148,8 +148,8 @@ def _colours(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, s
     others = dict.fromkeys(one["name"] for one in systems.values() if one["size"] is not None)
     made = {}
     for names, colours, shapes in (
-        ([name for name in others if name not in presses], _COLOURS, _MARKS),
-        (list(presses), _PRESS_COLOURS, _PRESS_MARKS),
+        ([name for name in others if name not in presses], COLOURS, MARKS),
+        (list(presses), PRESS_COLOURS, PRESS_MARKS),
     ):
         for i, name in enumerate(names):
             made[name] = (colours[i % len(colours)], shapes[i % len(shapes)])

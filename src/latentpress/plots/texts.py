@@ -60,6 +60,11 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
+def ratio_name(ratio: float) -> str:
+    """A ratio in figures: as it is if a press was trained for it, rounded if it comes of a number of latents."""
+    return f"{round(ratio, 1):g}"
+
+
 def ratio_colour(ratio: float) -> str:
     """From light for much kept to dark for hard pressed: 1, 2, 4, 8, 16, 32 and more."""
     shades = ("#b7e4dc", "#84cfc4", "#4fb3a9", "#2b8a8c", "#1f5f74", "#1b3a57")
@@ -87,7 +92,7 @@ def _heading(number: int, window: WindowInfo) -> str:
     if window.log2_ratio is not None:
         chosen = f" <small>(the selector predicted {2**window.log2_ratio:.2f})</small>"
     where = span(window.start, window.start + window.tokens)
-    return f"window {number}: {where}, ratio {window.ratio:g}, {count(window.latents, 'latent')}{chosen}"
+    return f"window {number}: {where}, ratio {ratio_name(window.ratio)}, {count(window.latents, 'latent')}{chosen}"
 
 
 def _patches(shown: Inspection, pieces: Sequence[Piece]) -> Iterator[str]:
@@ -110,7 +115,7 @@ def _patches(shown: Inspection, pieces: Sequence[Piece]) -> Iterator[str]:
 
 def _patch(shown: Inspection, slots: tuple[int, int], ratios: Sequence[float], text: str) -> str:
     told = [
-        f"slot {slot + 1:,}: {span(*shown.spans[slot].tolist())}, ratio {ratios[slot]:g}"
+        f"slot {slot + 1:,}: {span(*shown.spans[slot].tolist())}, ratio {ratio_name(ratios[slot])}"
         for slot in dict.fromkeys(slots)
         if slot >= 0
     ]
