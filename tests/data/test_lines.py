@@ -1,0 +1,70 @@
+"""A file of rows is gone on with where it stopped, for the same things made by the same, and refused otherwise."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+
+import pytest
+
+from latentpress.data.lines import ResumableLines, Wording
+from latentpress.errors import InputError
+
+WORDING = Wording(kind="rows", other="is of another thing", remedy="give another name")
+MADE_BY = {"by": "a press", "ratios": (2, 4)}  # a tuple, which JSON gives back as a list
+
+
+def opened(path: Path, *digests: str, **changes: object) -> ResumableLines:
+    return ResumableLines(path, MADE_BY | changes, digests, key="digest", wording=WORDING)
+
+
+def test_rows_are_read_again_with_the_digest_of_their_things(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "rows.jsonl"
+    opened(path, "a", "b").add([{"value": 1}, {"value": "\u2028 line separator"}])
+    again = opened(path, "a", "b", "c")
+    assert again.rows == [{"value": 1, "digest": "a"}, {"value": "\u2028 line separator", "digest": "b"}]
+    again.add([{"value": 3}])
+    assert [row["value"] for row in opened(path, "a", "b", "c").rows][-1] == 3
+
+
+def test_half_a_line_at_the_end_is_dropped_and_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    opened(path, "a", "b").add([{"value": 1}, {"value": 2}])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    lines = opened(path, "a", "b")
+    assert [row["value"] for row in lines.rows] == [1]
+    lines.add([{"value": 2}])
+    assert path.read_bytes() == whole
+
+
+def test_rows_that_are_more_than_wanted_stay_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    opened(path, "a", "b").add([{"value": 1}, {"value": 2}])
+    assert len(opened(path, "a").rows) == 1
+    assert len(opened(path, "a", "b").rows) == 2
+
+
+def test_rows_made_otherwise_or_of_other_things_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    opened(path, "a", "b").add([{"value": 1}, {"value": 2}])
+    with pytest.raises(InputError, match=r"holds rows made otherwise \(by 'a press', now 'another'\); give another"):
+        opened(path, "a", "b", by="another")
+    with pytest.raises(InputError, match=r"line 3, is of another thing; give another name"):
+        opened(path, "a", "c")
+    path.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        opened(path, "a")
+
+
+def test_a_compressed_file_is_read_and_unpacked_where_rows_are_missing(tmp_path: Path) -> None:
+    path, packed = tmp_path / "rows.jsonl", tmp_path / "rows.jsonl.xz"
+    opened(path, "a").add([{"value": 1}])
+    packed.write_bytes(lzma.compress(path.read_bytes()))
+    path.unlink()
+    assert [row["value"] for row in opened(path, "a").rows] == [1]
+    assert packed.exists()
+    opened(path, "a", "b").add([{"value": 2}])
+    assert not packed.exists()
+    assert json.loads(path.read_text().splitlines()[-1]) == {"value": 2, "digest": "b"}
