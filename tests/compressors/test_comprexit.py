@@ -527,7 +527,7 @@ def test_a_selector_chooses_for_each_segment_from_its_own_anchors(tiny_base: Bas
     assert sum(info.latents for info in latents.windows) == len(latents)
     chosen = [info.ratio for info in latents.windows]
     assert len(set(chosen)) > 1
-    assert chosen == [model.policy.choose(info.log2_ratio, 0.0).value for info in latents.windows]
+    assert chosen == [model.policy.choose(info.log2_ratio, 0.0, info.tokens).value for info in latents.windows]
     several = press.compress([TEXT[:30], TEXT])
     torch.testing.assert_close(several[1].vectors, latents.vectors, atol=1e-5, rtol=1e-5)
     assert [info.ratio for info in several[1].windows] == chosen

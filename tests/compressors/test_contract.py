@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +16,10 @@ from torch import Tensor
 from latentpress.compressors import COMPRESSORS, Compressor, Extracted, Length, Ratio, Size
 from latentpress.data.rows import Branch, Example
 from latentpress.decoder.prompt import Slot
+from latentpress.errors import PressError
 from latentpress.loading import load_model
 from latentpress.press import Press
+from latentpress.ratios import POLICIES, SELECTIONS
 from latentpress.training.checkpoint import export_press
 from latentpress.training.objective import document_latents, row_loss
 
@@ -53,6 +57,8 @@ def config(request: pytest.FixtureRequest, tiny_base: Base) -> PressConfig:
         return config_for(
             tiny_base, compressor=kind.name, compressor_settings=settings, residual="none", encoder_lora=None
         )
+    if not kind.tiles:  # every size below is at most as many latents as the smallest candidate gives
+        return config_for(tiny_base, compressor=kind.name, residual="none", candidates=(1, 2, 4, 8))
     return config_for(tiny_base, compressor=kind.name)
 
 
@@ -109,6 +115,11 @@ def test_each_text_gets_the_latents_of_its_own_size(model: PressModel) -> None:
     assert predicted is None or (predicted.shape == (5,) and predicted.dtype == torch.float32)
 
 
+def test_a_compressor_says_how_many_tokens_it_adds(model: PressModel) -> None:
+    added = [model.compressor.adds(tokens) for tokens in LENGTHS]
+    assert list(model.encode(TEXTS).added.counts) == added
+
+
 def test_every_latent_covers_tokens_of_its_own_text_in_order(model: PressModel) -> None:
     _, spans, _ = made(model, TEXTS, sizes_for(model))
     for tokens, covered in zip(LENGTHS, spans, strict=True):
@@ -147,6 +158,27 @@ def test_neither_padding_side_nor_company_changes_what_a_text_becomes(
     assert press.ask_many(alone, ["what?"] * 3, max_new_tokens=4) == answers
 
 
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_it_works_with_every_policy_whose_sizes_it_makes_and_is_refused_beside_others_by_name(
+    config: PressConfig, tiny_base: Base, policy: str, selection: str
+) -> None:
+    chosen, kind = POLICIES[policy], COMPRESSORS[config.compressor]
+    changed = dataclasses.replace(config, policy=policy, candidates=(2, 4, 8), selection=selection)
+    if chosen.kind not in kind.sizes or (chosen.predicts and kind.reads == "embeddings"):
+        with pytest.raises(PressError, match=re.escape(f"ratio policy {policy!r} ") + f".*{kind.name!r}"):
+            make_model(changed, tiny_base)
+        return
+    press = Press(make_model(changed, tiny_base), tiny_base, None, "ab")
+    texts = ["some words about nothing much. " * 9, "a short one"]
+    alone = [press.compress(one) for one in texts]
+    assert len(alone[0].windows) > 1
+    for mine, theirs in zip(press.compress(texts), alone, strict=True):
+        assert mine.windows == theirs.windows or chosen.predicts  # a prediction differs in its last digits
+        torch.testing.assert_close(mine.vectors, theirs.vectors, **CLOSE)
+    assert press.ask_many(alone, ["what?"] * 2, max_new_tokens=2)
+
+
 def test_training_and_inference_make_the_same_latents_where_the_length_does_not_divide(model: PressModel) -> None:
     examples = [example(TEXTS[:3], (2, 1)), example(TEXTS[3:], (1, 1))]
     trained, predicted = document_latents(model.train(), examples, Ratio(4))
@@ -167,10 +199,14 @@ def test_gradients_reach_everything_that_is_trained_and_never_the_base(model: Pr
     assert silent <= WITHOUT_EFFECT
     assert all(p.grad is None for p in tiny_base.model.parameters())
     parts = {name.split(".")[0] for name in trained}
-    expected = {"decoder"} if model.encoder is None else {"encoder", "decoder", "converter", "head", "residual"}
+    expected = {"decoder"} if model.encoder is None else {"encoder", "decoder", "converter", "head"}
     if model.compressor.converts:
         expected = {"decoder", "compressor", "head"}
+    elif model.compressor.tiles:
+        expected |= {"residual"}
     assert expected <= parts
+    own = {name for name, p in model.compressor.named_parameters()}
+    assert {f"compressor.{name}" for name in own} <= set(trained)
 
 
 def test_no_pass_changes_the_model(model: PressModel, frozen: Callable[[Any], None]) -> None:
@@ -198,6 +234,7 @@ def test_a_press_saved_and_loaded_makes_the_same_latents(
 def test_extraction_alone_leaves_its_input_as_it_is(model: PressModel) -> None:
     encoded = model.encode(TEXTS)
     before = encoded.states.detach().clone()
-    extracted: Extracted = model.compressor.extract(encoded.states, encoded.lengths, sizes_for(model))
+    sizes = sizes_for(model)
+    extracted: Extracted = model.compressor.extract(encoded.states, encoded.lengths, sizes, encoded.added)
     assert torch.equal(encoded.states, before)
     assert sum(extracted.counts) == len(extracted.vectors) == len(extracted.spans)

@@ -45,6 +45,9 @@ class AddedTokens(Compressor):
         super().__init__(shape, settings)
         self.tokens = nn.Parameter(torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH))
 
+    def adds(self, tokens: int) -> int:
+        return 3
+
     def prepare(self, embeddings: Tensor, lengths: Sequence[int]) -> Prepared:
         rows = [part for row in embeddings.split(list(lengths)) for part in (row, self.tokens.to(row.dtype))]
         return Prepared(embeddings=torch.cat(rows), added=(3,) * len(lengths))
@@ -78,10 +81,10 @@ class TwoLatents(RatioPolicy):
 
     name: ClassVar[str] = "toy-length"
     predicts: ClassVar[bool] = False
-    sizes: ClassVar[tuple[type[Size], ...]] = (Length,)
+    kind: ClassVar[type[Size]] = Length
     describe: ClassVar[str] = "a toy"
 
-    def choose(self, log2_ratio: float | None, scale: float) -> Size:
+    def choose(self, log2_ratio: float | None, scale: float, tokens: int) -> Size:
         return Length(2)
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import config_for, make_model
 from torch import Tensor
 
 from latentpress.compressors import Length, MeanPooling, Ratio, Size
 from latentpress.compressors.base import window_index
-from latentpress.errors import RatioError
+from latentpress.errors import PressError, RatioError
+
+if TYPE_CHECKING:
+    from latentpress.backbone import Base
 
 WIDTH = 5
 SIZES = st.builds(Ratio, st.integers(1, 40)) | st.builds(Length, st.integers(1, 40))
@@ -28,11 +34,11 @@ def naive_windows(tokens: int, size: Size) -> list[list[int]]:
     return windows
 
 
-def naive_means(states: Tensor, lengths: list[int], sizes: list[Size]) -> Tensor:
+def naive_means(states: Tensor, lengths: list[int], sizes: list[Size], width: int = WIDTH) -> Tensor:
     rows, start = [], 0
     for tokens, size in zip(lengths, sizes, strict=True):
         for window in naive_windows(tokens, size):
-            total = torch.zeros(WIDTH, dtype=torch.float64)
+            total = torch.zeros(width, dtype=torch.float64)
             for token in window:
                 total += states[start + token]
             rows.append(total / len(window))
@@ -111,3 +117,34 @@ def test_each_token_gets_its_share_of_the_gradient() -> None:
 def test_a_size_below_one_is_refused(kind: type[Size], value: int) -> None:
     with pytest.raises(RatioError, match=f"size {value} must be"):
         kind(value)
+
+
+def test_causal_means_are_of_the_states_of_the_base_model_as_it_is(tiny_bases: Base) -> None:
+    changes = {"encoder_lora": None, "encoder_layers": None, "residual": "none", "policy": "fixed"}
+    config = config_for(tiny_bases, compressor_settings={"attention": "causal"}, **changes)
+    model = make_model(config, tiny_bases)
+    assert model.compressor.visibility == "causal"
+    texts = [[7, 8, 9, 10, 11], [12], [20, 21, 22, 23, 24, 25, 26]]
+    with torch.no_grad():
+        encoded = model.encode(texts)
+        made = model.compressor.extract(encoded.states, encoded.lengths, [Ratio(2)] * 3)
+        decoder = tiny_bases.model.get_decoder()
+        states = [decoder(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in texts]
+    expected = naive_means(torch.cat(states), list(map(len, texts)), [Ratio(2)] * 3, states[0].shape[1])
+    torch.testing.assert_close(made.vectors.double(), expected, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_a_later_token_changes_earlier_means_in_both_directions_alone(tiny_base: Base, attention: str) -> None:
+    config = config_for(tiny_base, compressor_settings={"attention": attention}, residual="none")
+    model = make_model(config, tiny_base)
+    ids = [20, 21, 22, 23, 24, 25]
+    with torch.no_grad():
+        plain, changed = (model.latents(model.encode([row]), Ratio(2)).vectors for row in (ids, [*ids[:-1], 99]))
+    same = torch.isclose(plain, changed, atol=1e-5).all(1).tolist()
+    assert same == ([True, True, False] if attention == "causal" else [False, False, False])
+
+
+def test_an_attention_that_does_not_exist_is_refused(tiny_base: Base) -> None:
+    with pytest.raises(PressError, match="attention is 'sideways'; choose one of bidirectional, causal"):
+        make_model(config_for(tiny_base, compressor_settings={"attention": "sideways"}), tiny_base)

@@ -25,7 +25,6 @@ from latentpress.training.checkpoint import (
     save_masters,
     sweep,
     trained,
-    write_text,
     writing,
 )
 from training.helpers import in_processes
@@ -115,20 +114,6 @@ def test_a_whole_press_is_not_replaced_by_the_one_before(tmp_path: Path) -> None
         (tmp_path / name / "file").write_text(name)
     sweep(tmp_path)
     assert (tmp_path / "press" / "file").read_text() == "press"
-    assert hidden(tmp_path) == []
-
-
-def test_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "log"
-    write_text(path, "old")
-
-    def fail(source: Path, target: Path) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="No space"):
-        write_text(path, "new")
-    assert path.read_text() == "old"
     assert hidden(tmp_path) == []
 
 

@@ -236,13 +236,13 @@ def test_a_record_that_joins_no_other_stays_a_row_of_its_own(maker: ExampleMaker
 def test_one_candidate_ratio_a_step_by_the_weights_of_its_phase(maker: ExampleMaker) -> None:
     phases = recipe(steps=400, ratio_schedule="0:1/0/0,0.5:0/3/1")
     stream = StepStream(records(4), maker, phases)
-    ratios = [stream[i].ratio for i in range(400)]
+    ratios = [stream[i].size.value for i in range(400)]
     assert set(ratios[:200]) == {2}
     late = Counter(ratios[200:])
     assert set(late) == {4, 8}
     assert 0.6 < late[4] / 200 < 0.9
     alike = StepStream(records(4), maker, recipe(steps=300, ratio_schedule=""))
-    drawn = Counter(alike[i].ratio for i in range(300))
+    drawn = Counter(alike[i].size.value for i in range(300))
     assert min(drawn[ratio] for ratio in (2, 4, 8)) > 60
 
 

@@ -81,7 +81,7 @@ def test_no_row_is_alone_with_its_latents_where_another_has_as_many_documents(
 def test_right_latents_give_the_training_loss_and_wrong_ones_those_of_the_next_row(
     tiny_model: PressModel, dev: DevSet
 ) -> None:
-    sums = loss_sums(tiny_model, dev.batches, 4)
+    sums = loss_sums(tiny_model, dev.batches, Ratio(4))
     for kind in ("answer", "quote"):
         losses = [row_loss(tiny_model, batch, Ratio(4)).by_kind[kind] for batch in dev.batches]
         assert sums[kind][0] == pytest.approx(sum(total for total, _ in losses), rel=1e-5)
@@ -104,7 +104,7 @@ def test_a_model_that_reads_no_latents_has_the_same_loss_with_wrong_ones(
         return [[vectors.new_zeros(3, vectors.shape[1]) for vectors in own] for own in latents], predicted
 
     monkeypatch.setattr(evaluate, "document_latents", alike)
-    sums = loss_sums(tiny_model, dev.batches, 4)
+    sums = loss_sums(tiny_model, dev.batches, Ratio(4))
     for kind in ("answer", "quote"):
         assert sums[kind][0] == pytest.approx(sums[f"{kind}_wrong"][0], rel=1e-5)
 
@@ -129,7 +129,7 @@ def test_dev_records_without_questions_are_judged_by_all_their_targets(
     dev = make_dev_set(plain, [replace(source, qas=()) for source in sources], maker_of(tiny_base), recipe)
     assert dev.questions == ()
     metrics = measure(tiny_model, dev, replace(recipe, dev_ratios=(4,)), tiny_base)
-    sums = loss_sums(tiny_model, dev.batches, 4)
+    sums = loss_sums(tiny_model, dev.batches, Ratio(4))
     total, count = (sum(sums[kind][i] for kind in ("summary", "quote")) for i in range(2))
     assert metrics["loss"] == pytest.approx(total / count)
 
@@ -149,7 +149,7 @@ def test_f1_in_training_is_that_of_the_press_answering(
         latents = press.compress(source.contexts[0], ratio=4)
         questions.append(replace(question, answers=(press.ask(latents, text, max_new_tokens=32),)))
     assert any(question.answers[0].strip() for question in questions)
-    scores = evaluate_f1(model, tiny_base.tokenizer, questions, 4, batch_size=3)
+    scores = evaluate_f1(model, tiny_base.tokenizer, questions, Ratio(4), batch_size=3)
     assert scores == [1.0] * 4
     wrong = [replace(question, answers=("nothing of the kind 12345",)) for question in questions]
-    assert evaluate_f1(model, tiny_base.tokenizer, wrong, 4) == [0.0] * 4
+    assert evaluate_f1(model, tiny_base.tokenizer, wrong, Ratio(4)) == [0.0] * 4

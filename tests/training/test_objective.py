@@ -283,5 +283,5 @@ def test_the_teachers_share_is_the_divergence_from_it(tiny_model: PressModel, ti
 def test_a_teacher_is_no_part_of_what_is_trained(tiny_model: PressModel, tiny_base: Base) -> None:
     module = Rows(tiny_model, Teacher(Backbone(tiny_base.model), 0.5))
     assert {*module.state_dict()} == {f"press.{name}" for name in tiny_model.state_dict()}
-    module(rows(tiny_base)[:1], 4).lm.backward()
+    module(rows(tiny_base)[:1], Ratio(4)).lm.backward()
     assert all(p.grad is None for p in tiny_base.model.parameters())

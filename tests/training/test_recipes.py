@@ -11,6 +11,7 @@ import pytest
 
 import latentpress.training
 from latentpress.checkpoints.config import BaseReference, PressConfig
+from latentpress.compressors import Length
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import InputError
 from latentpress.lora import LoraSettings
@@ -62,7 +63,7 @@ def test_every_setting_of_a_press_comes_from_the_recipe() -> None:
                 "policy=fixed",
             ),
             *("candidates=3,5", "ratio_schedule=", "rounding=log", "converter_width=9", "residual=mean"),
-            *("window_tokens=11", "prompt_vectors=3", "prompt.system=s", "prompt.between= and "),
+            *("selection=document", "window_tokens=11", "prompt_vectors=3", "prompt.system=s", "prompt.between= and "),
         ],
     )
     config, plain = recipe.press_config(base, {"a": 1}), PressConfig(name="p", base=base)
@@ -101,6 +102,28 @@ def test_the_reader_reads_the_first_tokens_with_the_settings_that_were_measured(
     assert (recipe.multi_document, recipe.dev_ratios, recipe.dev_rows) == (0.0, (1, 4), 24)
 
 
+@pytest.mark.parametrize("name", ["last-tokens", "compression-tokens"])
+def test_other_ways_of_extraction_differ_from_the_first_in_nothing_else(name: str) -> None:
+    """So that presses trained with equal settings compare the ways; an embedding residual has no place beside them."""
+    recipe = make_recipe(name)
+    means = make_recipe("semidynamic", ["residual=none"])
+    assert (recipe.compressor, recipe.residual, recipe.press) == (name, "none", f"{name}-smollm2-135m")
+    given = {"recipe": recipe.recipe, "press": recipe.press, "compressor": name}
+    assert dataclasses.replace(means, **given) == recipe
+
+
+def test_settings_of_the_ways_of_extraction_are_overrides() -> None:
+    shared = make_recipe("compression-tokens", ["compressor_settings.embeddings=shared"])
+    assert shared.compressor_settings == {"embeddings": "shared"}
+    causal = make_recipe("semidynamic", ["compressor_settings.attention=causal"])
+    assert causal.compressor_settings == {"attention": "causal"}
+    assert causal.identity() != make_recipe("semidynamic").identity()
+    with pytest.raises(InputError, match="'one' is unknown; choose one of different, shared"):
+        make_recipe("compression-tokens", ["compressor_settings.embeddings=one"])
+    with pytest.raises(InputError, match="compressor 'last-tokens' has no setting of its own"):
+        make_recipe("last-tokens", ["compressor_settings.attention=causal"])
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_named_as_it_is_asked_for_and_makes_a_press(name: str) -> None:
     recipe = make_recipe(name)
@@ -124,6 +147,62 @@ def test_overrides_are_read_as_the_type_of_their_setting() -> None:
     assert recipe.prompt == PromptSettings(question=" Q: {question}")  # its white space is part of a prompt
     assert recipe.schedule == "constant"
     assert overridden(["steps=1", "prompt.question=x=y", " candidates = 2"]) == {"steps", "prompt", "candidates"}
+
+
+@pytest.mark.parametrize("name", ["semidynamic", "semidynamic-paper", "last-tokens", "compression-tokens"])
+def test_lengths_can_be_trained_by_any_recipe_of_an_encoder(name: str) -> None:
+    recipe = make_recipe(name, ["policy=length-selector", "candidates=16,32,64,128"])
+    assert recipe.ratio_schedule == ()  # the recipe's is of ratios
+    assert (recipe.dev_ratios, recipe.f1_ratio) == ((), 128)
+    given = make_recipe(
+        name,
+        [
+            *("policy=fixed-length", "candidates=16,64", "ratio_schedule=0:1/3"),
+            *("dev_ratios=64", "f1_ratio=16", "selection=document"),
+        ],
+    )
+    assert given.ratio_schedule == (RatioPhase(start=0, weights=(1, 3)),)
+    assert (given.dev_ratios, given.f1_ratio, given.selection) == ((64,), 16, "document")
+    assert given.ratio_policy().fixed(64) == Length(64)
+    assert given.ratio_policy().selection == "document"
+
+
+def test_the_bound_can_be_trained_by_length_too() -> None:
+    recipe = make_recipe("reader", ["policy=fixed-length", "candidates=16,128"])
+    assert recipe.ratio_policy().ordered() == (Length(128), Length(16))
+
+
+def test_a_policy_of_the_same_kind_keeps_the_schedule_of_the_candidates() -> None:
+    assert make_recipe("semidynamic", ["policy=continuous"]).ratio_schedule == make_recipe("semidynamic").ratio_schedule
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        (
+            "semidynamic",
+            ["policy=length-selector"],
+            "takes lengths, and the candidates 2, 4, 8, 16, 32 of recipe 'semidynamic' are ratios; "
+            "give candidates=16,32,64,128 too",
+        ),
+        (
+            "comprexit-ntp",
+            ["policy=fixed-length", "candidates=16"],
+            "ratio policy 'fixed-length' chooses lengths, which compressor 'comprexit' cannot make",
+        ),
+        (
+            "reader",
+            ["policy=selector"],
+            "ratio policy 'selector' predicts from an encoder's states, and compressor 'first-tokens' has no encoder",
+        ),
+        ("semidynamic", ["selection=page"], "selection='page' is unknown; choose one of window, document"),
+    ],
+)
+def test_policies_that_do_not_go_with_a_recipe_are_refused_before_any_data_is_read(
+    name: str, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        make_recipe(name, overrides)
 
 
 def test_adapters_can_be_left_out_and_compressors_have_settings_of_their_own() -> None:
@@ -206,7 +285,7 @@ def test_mistakes_are_named_with_what_is_valid(override: str, message: str) -> N
 
 def test_an_unknown_recipe_is_named_with_the_known_ones() -> None:
     with pytest.raises(
-        InputError, match="recipe 'fast' is unknown; choose one of semidynamic, semidynamic-paper, reader"
+        InputError, match="recipe 'fast' is unknown; choose one of semidynamic, last-tokens, compression-tokens, "
     ):
         make_recipe("fast")
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from latentpress.compressors.base import Added, Compressor, Extracted, Length, NoSettings, Prepared, Ratio, Shape, Size
+from latentpress.compressors.compression_tokens import CompressionTokens
 from latentpress.compressors.comprexit.compressor import ComprExIT
 from latentpress.compressors.first_tokens import FirstTokens
+from latentpress.compressors.last_tokens import LastTokens
 from latentpress.compressors.mean_pooling import MeanPooling
 
 COMPRESSORS: dict[str, type[Compressor]] = {
     MeanPooling.name: MeanPooling,
+    LastTokens.name: LastTokens,
+    CompressionTokens.name: CompressionTokens,
     ComprExIT.name: ComprExIT,
     FirstTokens.name: FirstTokens,
 }
@@ -17,9 +21,11 @@ __all__ = [
     "COMPRESSORS",
     "Added",
     "ComprExIT",
+    "CompressionTokens",
     "Compressor",
     "Extracted",
     "FirstTokens",
+    "LastTokens",
     "Length",
     "MeanPooling",
     "NoSettings",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -104,7 +104,7 @@ class Added:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """What a compressor stands between."""
+    """What a compressor stands between, and how much it is asked for."""
 
     width: int
     """Width De of the states."""
@@ -112,6 +112,10 @@ class Shape:
     """Number of layers that `reads="all"` gives, the embedding output included."""
     out: int
     """Width D of the decoder's input embeddings."""
+    window_tokens: int = 512
+    """Most tokens of a text."""
+    most: Callable[[int], int] = Ratio(1).latents
+    """Most latents that a text of so many tokens may be asked for, whatever its ratio policy chooses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,6 +179,17 @@ class Compressor(nn.Module, ABC):
 
     def start_at_zero(self) -> None:
         """For one that `converts`: makes its first latents zero, so that a residual starts alone."""
+
+    def start_from(self, embeddings: Tensor) -> None:
+        """For one that adds tokens of its own: starts them from what the encoder reads otherwise.
+
+        Args:
+            embeddings: `[V, D]` the encoder's input embeddings of a sample of its vocabulary.
+        """
+
+    def adds(self, tokens: int) -> int:
+        """Tokens that `prepare` adds behind a text of so many and its EOS, by default none."""
+        return 0
 
     def prepare(self, embeddings: Tensor, lengths: Sequence[int]) -> Prepared:
         """Adds what the encoder shall read behind each text and its EOS, by default nothing.

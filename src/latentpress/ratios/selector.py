@@ -1,4 +1,4 @@
-"""The discrete ratio selector: the candidate nearest to the predicted ratio (arXiv 2603.25926, equations 1 to 5)."""
+"""The discrete selectors: the candidate nearest to what the head predicts (arXiv 2603.25926, equations 1 to 5)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-from latentpress.compressors.base import Ratio, Size
+from latentpress.compressors.base import Length, Ratio, Size
 from latentpress.errors import RatioError
 from latentpress.ratios.base import RatioPolicy
+
+_BOUND = 512.0  # beyond any ratio or length, and far from the range of floats
 
 
 class DiscreteSelector(RatioPolicy):
@@ -19,31 +21,82 @@ class DiscreteSelector(RatioPolicy):
         candidates: ratios in ascending order.
         rounding: nearest by r (`linear`, thresholds 3, 6, 12, 24 between powers of two, the authors' code) or by log2 r
             (`log`). A tie goes to the smaller candidate, which keeps more.
+        selection: see `RatioPolicy`.
     """
 
     name: ClassVar[str] = "selector"
     predicts: ClassVar[bool] = True
     describe: ClassVar[str] = "the candidate nearest to the ratio that a head predicts from each window's density"
 
-    def __init__(self, candidates: Sequence[int], rounding: str = "linear") -> None:
-        super().__init__(candidates)
-        if rounding not in ("linear", "log"):
-            raise RatioError(f"rounding {rounding!r} is unknown; choose linear or log")
+    def __init__(self, candidates: Sequence[int], rounding: str = "linear", *, selection: str = "window") -> None:
+        super().__init__(candidates, selection=selection)
+        check_rounding(rounding)
         pairs = zip(self.candidates, self.candidates[1:], strict=False)
         self.thresholds = [
             math.log2((a + b) / 2) if rounding == "linear" else (math.log2(a) + math.log2(b)) / 2 for a, b in pairs
         ]
 
     @classmethod
-    def make(cls, candidates: Sequence[int], *, rounding: str) -> DiscreteSelector:
+    def make(cls, candidates: Sequence[int], *, rounding: str, selection: str = "window") -> DiscreteSelector:
         """See `RatioPolicy.make`."""
-        return cls(candidates, rounding)
+        return cls(candidates, rounding, selection=selection)
 
-    def choose(self, log2_ratio: float | None, scale: float) -> Size:
+    def choose(self, log2_ratio: float | None, scale: float, tokens: int) -> Size:
         """See `RatioPolicy.choose`."""
-        if log2_ratio is None or not math.isfinite(log2_ratio + scale):
-            raise RatioError(
-                f"the selector needs a finite prediction and scale, got {log2_ratio} and {scale}; "
-                "a scale between -4 and 4 is usual"
-            )
-        return Ratio(self.candidates[bisect.bisect_left(self.thresholds, log2_ratio + scale)])
+        return Ratio(self.candidates[bisect.bisect_left(self.thresholds, shifted(log2_ratio, scale))])
+
+
+class LengthSelector(RatioPolicy):
+    """`y' = y + scale`, `r = 2^y'`, and the nearest candidate to T / r tokens; of a text of fewer tokens, all of them.
+
+    Args:
+        candidates: numbers of latents in ascending order.
+        rounding: nearest by tokens (`linear`, the authors' code) or by log2 tokens (`log`). A tie goes to the larger
+            candidate, which keeps more.
+        selection: see `RatioPolicy`.
+    """
+
+    name: ClassVar[str] = "length-selector"
+    predicts: ClassVar[bool] = True
+    kind: ClassVar[type[Size]] = Length
+    describe: ClassVar[str] = "the candidate number of latents nearest to a window's tokens over the predicted ratio"
+
+    def __init__(self, candidates: Sequence[int], rounding: str = "linear", *, selection: str = "window") -> None:
+        super().__init__(candidates, selection=selection)
+        check_rounding(rounding)
+        self.rounding = rounding
+
+    @classmethod
+    def make(cls, candidates: Sequence[int], *, rounding: str, selection: str = "window") -> LengthSelector:
+        """See `RatioPolicy.make`."""
+        return cls(candidates, rounding, selection=selection)
+
+    def choose(self, log2_ratio: float | None, scale: float, tokens: int) -> Size:
+        """See `RatioPolicy.choose`."""
+        y = shifted(log2_ratio, scale)
+        target, log2_target = tokens * 2.0**-y, math.log2(tokens) - y
+
+        def distance(length: int) -> float:
+            return abs(length - target) if self.rounding == "linear" else abs(math.log2(length) - log2_target)
+
+        return Length(min(reversed(self.candidates), key=distance))
+
+
+def check_rounding(rounding: str) -> None:
+    """Refuses what is neither `linear` nor `log`, with a RatioError."""
+    if rounding not in ("linear", "log"):
+        raise RatioError(f"rounding {rounding!r} is unknown; choose linear or log")
+
+
+def shifted(log2_ratio: float | None, scale: float) -> float:
+    """`y' = y + scale`, within bounds that no size reaches.
+
+    Raises:
+        RatioError: there is no prediction, or one of them is not finite.
+    """
+    if log2_ratio is None or not math.isfinite(log2_ratio + scale):
+        raise RatioError(
+            f"the selector needs a finite prediction and scale, got {log2_ratio} and {scale}; "
+            "a scale between -4 and 4 is usual"
+        )
+    return min(max(log2_ratio + scale, -_BOUND), _BOUND)

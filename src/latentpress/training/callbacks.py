@@ -21,7 +21,7 @@ from rich.progress import (
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from latentpress.training.checkpoint import write_text
+from latentpress.files import replacing, write_whole
 from latentpress.training.plot import plot_losses
 
 LOG = "log.jsonl"
@@ -83,7 +83,7 @@ class Files(TrainerCallback):
     ) -> None:
         """Starts the log from what the checkpoint knows: lines of steps that are done again are dropped."""
         if state.is_world_process_zero:
-            write_text(self.out / LOG, "".join(json.dumps(line) + "\n" for line in state.log_history))
+            write_whole(self.out / LOG, "".join(json.dumps(line) + "\n" for line in state.log_history))
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Appends the newest line."""
@@ -104,9 +104,8 @@ class Files(TrainerCallback):
             self._write(state)
 
     def _write(self, state: TrainerState) -> None:
-        building = self.out / f".{TRAINER_STATE_NAME}.new"
-        state.save_to_json(str(building))
-        building.replace(self.out / TRAINER_STATE_NAME)
+        with replacing(self.out / TRAINER_STATE_NAME) as building:
+            state.save_to_json(str(building))
         plot_losses(state.log_history, self.out / PLOT)
 
 

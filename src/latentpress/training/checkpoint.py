@@ -33,6 +33,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from latentpress.checkpoints.config import PressConfig
 from latentpress.checkpoints.io import write_press
 from latentpress.errors import TrainingError
+from latentpress.files import write_whole
 from latentpress.lora import LoraLinear
 from latentpress.model import PressModel
 
@@ -112,16 +113,6 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    building = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
-    try:
-        building.write_text(text, encoding="utf-8")
-        os.replace(building, path)
-    finally:
-        building.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -207,7 +198,7 @@ def claim(out: Path, identity: dict[str, Any], *, resume: bool, defaults: dict[s
                 f"{out} holds a run at step {found[-1][0]}; resume it, or give another folder to start anew"
             )
         return found[-1][1]
-    write_text(out / RUN, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+    write_whole(out / RUN, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
     return None
 
 

@@ -20,10 +20,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from latentpress.compressors import Size
+from latentpress.data.held_out import without_held_out
+from latentpress.data.labels import LabelFile
 from latentpress.data.records import Record, read_records
 from latentpress.data.rows import Example, ExampleMaker, TokenizedRecord
 from latentpress.errors import DataError
 from latentpress.tokens import equal_windows
+from latentpress.training.labelling import Labelling, LabelUse
 from latentpress.training.recipes import Recipe
 from latentpress.training.related import RelatedTexts
 
@@ -34,8 +38,8 @@ class Step:
 
     number: int
     """Index of the step, from 0."""
-    ratio: int
-    """Candidate ratio of all its rows."""
+    size: Size
+    """Size of all its rows."""
     examples: tuple[Example, ...]
     """Its rows."""
 
@@ -73,10 +77,16 @@ class TrainingData:
     left_out: int
     """Records with questions that were longer than the recipe takes, or with nothing to train on."""
     digest: str
-    """SHA-256 over all records, hex."""
+    """SHA-256 over all records, and over the labels of a file, hex."""
+    held_out: int = 0
+    """Records left out because selector heads are judged on them, or because they hold a text of theirs."""
+    labels: LabelUse | None = None
+    """What became of the labels of a file; None without one."""
 
 
-def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: ExampleMaker) -> TrainingData:
+def read_data(
+    paths: Sequence[str], dev: str | None, recipe: Recipe, maker: ExampleMaker, labels: LabelFile | None = None
+) -> TrainingData:
     """Reads, splits and tokenises the data of a training.
 
     Args:
@@ -84,9 +94,10 @@ def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: Exam
         dev: file or hub id to evaluate on; records are held back from the data if None.
         recipe: what is left out, and how long a row may be.
         maker: tokenises.
+        labels: density labels in place of those that `short_summary` gives.
 
     Raises:
-        DataError: a file cannot be read, or nothing is left to train or to evaluate on.
+        DataError: a file cannot be read, nothing is left to train or to evaluate on, or the labels do not fit.
     """
     records = [
         record
@@ -94,9 +105,18 @@ def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: Exam
         for record in read_records(path)
         if not record.source.startswith(recipe.exclude_sources)
     ]
+    read = len(records)
+    if recipe.hold_out_fifth and not (records := without_held_out(records)):
+        raise DataError(
+            f"{', '.join(paths)}: none of {read} records is left to train on once the fifth is held out; give more "
+            "records, or set hold_out_fifth=false"
+        )
+    held_out = read - len(records)
     digest = hashlib.sha256()
     for record in records:
         digest.update(_content(record))
+    if labels is not None:
+        digest.update(f"labels {labels.digest}".encode())
     if dev is None:
         records, held = _hold_back(records, recipe.dev_records)
     else:
@@ -104,7 +124,14 @@ def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: Exam
         digest.update(b"dev")
         for record in held:
             digest.update(_content(record))
-    made = [_usable(maker.tokenize(record), recipe) for record in records]
+    labelling = None if labels is None else Labelling(labels, recipe.ratio_policy(), clamp=recipe.clamp_labels)
+    use = None if labelling is None else labelling.check([*records, *held])
+
+    def tokenize(record: Record) -> TokenizedRecord:
+        made = maker.tokenize(record)
+        return made if labelling is None else labelling.labelled(record, made)
+
+    made = [_usable(tokenize(record), recipe) for record in records]
     train = tuple(piece for pieces in made for piece in pieces)
     if not train:
         raise DataError(
@@ -115,7 +142,7 @@ def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: Exam
         (record, pieces[0])
         for record in held
         # Of a long text its first passage stands for it, unless questions are asked, which may be about the others.
-        if len(pieces := _usable(maker.tokenize(record), recipe)) == 1 or (pieces and recipe.questions == 0)
+        if len(pieces := _usable(tokenize(record), recipe)) == 1 or (pieces and recipe.questions == 0)
     ]
     if dev is not None and not kept:
         raise DataError(
@@ -130,6 +157,8 @@ def read_data(paths: Sequence[str], dev: str | None, recipe: Recipe, maker: Exam
         dev_sources=sources,
         left_out=sum(not pieces for pieces in made),
         digest=digest.hexdigest(),
+        held_out=held_out,
+        labels=use,
     )
 
 
@@ -222,6 +251,7 @@ class StepStream(Dataset[Step]):
 
     def __init__(self, records: Sequence[TokenizedRecord], maker: ExampleMaker, recipe: Recipe) -> None:
         self.records, self.maker, self.recipe = records, maker, recipe
+        self._policy = recipe.ratio_policy()
         wanted = recipe.long_documents and recipe.related_documents
         self._related = RelatedTexts([record.documents for record in records]) if wanted else None
         self._starts = [0]  # first step of each epoch planned so far
@@ -234,10 +264,10 @@ class StepStream(Dataset[Step]):
         if not 0 <= index < self.recipe.steps:
             raise IndexError(index)
         draw = random.Random(f"{self.recipe.seed}/step/{index}")
-        ratio = draw.choices(self.recipe.candidates, self.recipe.ratio_weights_at(index))[0]
+        size = self._policy.draw(draw, self.recipe.ratio_weights_at(index))
         quotes = self.recipe.quotes_at(index)
         return Step(
-            number=index, ratio=ratio, examples=tuple(self._example(row, draw, quotes) for row in self.rows(index))
+            number=index, size=size, examples=tuple(self._example(row, draw, quotes) for row in self.rows(index))
         )
 
     def _example(self, row: Row, draw: random.Random, quotes: int) -> Example:

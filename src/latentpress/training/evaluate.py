@@ -17,12 +17,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from latentpress.attention import KeyValueCache
-from latentpress.compressors import Ratio
+from latentpress.compressors import Size
 from latentpress.data.records import Record
 from latentpress.data.rows import KINDS, Example, ExampleMaker, TokenizedRecord
 from latentpress.decoder.generate import Sampling, embed_pieces, generate, prefill
 from latentpress.evaluation.metrics import contains_cjk, f1, f1_chinese
 from latentpress.model import PressModel
+from latentpress.ratios import size_name
 from latentpress.tokens import equal_windows
 from latentpress.training.objective import RowLoss, document_latents, ratio_loss, row_loss
 from latentpress.training.recipes import Recipe
@@ -96,42 +97,45 @@ def dev_metrics(
     Args:
         press: in evaluation mode.
         dev: what is evaluated.
-        recipe: says at which ratios.
+        recipe: says at which sizes.
         tokenizer: of the decoder.
         share: which batches and questions are this process's.
         reduce: sums numbers over the processes.
 
     Returns:
         `x4_answer`, `x4_answer_wrong`, ... (nats a token, with the right and with wrong latents), `ratio_error`,
-        `f1_x4`, and `loss`, which the best press has lowest: the mean over the ratios of the answers' loss (of the
-        continuations', or of all targets, if the dev records have no answers).
+        `f1_x4`, and `loss`, which the best press has lowest: the mean over the sizes of the answers' loss (of the
+        continuations', or of all targets, if the dev records have no answers). `m64` in place of `x4` is a length.
     """
     names = [f"{kind}{suffix}" for kind in KINDS for suffix in ("", "_wrong")] + ["ratio_error"]
     metrics: dict[str, float] = {}
     means = []
-    for ratio in [r for r in recipe.dev_ratios if r in recipe.candidates] or list(recipe.candidates):
-        sums = loss_sums(press, dev.batches[share], ratio)
+    policy = press.policy
+    for value in [value for value in recipe.dev_ratios if policy.allows(value)] or list(policy.candidates):
+        size = policy.fixed(value)
+        sums = loss_sums(press, dev.batches[share], size)
         totals = reduce([value for name in names for value in sums.get(name, (0.0, 0))])
         pairs = zip(names, totals[::2], totals[1::2], strict=True)
         found = {name: (total, count) for name, total, count in pairs if count}
         total, count = found.pop("ratio_error", (0.0, 0.0))
         if count:
             metrics["ratio_error"] = total / count
-        metrics |= {f"x{ratio}_{name}": total / count for name, (total, count) in found.items()}
+        metrics |= {f"{size_name(size)}_{name}": total / count for name, (total, count) in found.items()}
         chief = next((kind for kind in ("answer", "continuation") if kind in found), None)
         judged = [found[chief]] if chief else [found[kind] for kind in KINDS if kind in found]
         means.append(sum(total for total, _ in judged) / sum(count for _, count in judged))
     metrics["loss"] = sum(means) / len(means)
-    if dev.questions and recipe.f1_ratio in recipe.candidates:
-        scores = evaluate_f1(press, tokenizer, dev.questions[share], recipe.f1_ratio)
+    if dev.questions and policy.allows(recipe.f1_ratio):
+        size = policy.fixed(recipe.f1_ratio)
+        scores = evaluate_f1(press, tokenizer, dev.questions[share], size)
         total, count = reduce([sum(scores), len(scores)])
-        metrics[f"f1_x{recipe.f1_ratio}"] = total / count
+        metrics[f"f1_{size_name(size)}"] = total / count
     return metrics
 
 
 @torch.no_grad()
-def loss_sums(model: PressModel, batches: Sequence[Sequence[Example]], ratio: int) -> dict[str, tuple[float, int]]:
-    """Losses of rows at a ratio, summed.
+def loss_sums(model: PressModel, batches: Sequence[Sequence[Example]], size: Size) -> dict[str, tuple[float, int]]:
+    """Losses of rows at a size, summed.
 
     Returns:
         Sum and count by name: `answer`, `summary`, `quote` (nats a token) with the right latents, the same names with
@@ -148,12 +152,12 @@ def loss_sums(model: PressModel, batches: Sequence[Sequence[Example]], ratio: in
             add(kind + suffix, total, count)
 
     for batch in batches:
-        latents, predicted = document_latents(model, batch, Ratio(ratio))
+        latents, predicted = document_latents(model, batch, size)
         error, labelled = ratio_loss(batch, predicted, model.decoder.device)
         add("ratio_error", float(error), labelled)
-        add_kinds(row_loss(model, batch, Ratio(ratio), latents=latents), "")
+        add_kinds(row_loss(model, batch, size, latents=latents), "")
         if len(batch) > 1:
-            add_kinds(row_loss(model, batch, Ratio(ratio), latents=[*latents[1:], latents[0]]), "_wrong")
+            add_kinds(row_loss(model, batch, size, latents=[*latents[1:], latents[0]]), "_wrong")
     return dict(sums)
 
 
@@ -162,7 +166,7 @@ def evaluate_f1(
     model: PressModel,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[DevQuestion],
-    ratio: int,
+    size: Size,
     *,
     max_new_tokens: int = 32,
     batch_size: int = 16,
@@ -171,7 +175,7 @@ def evaluate_f1(
     scores: list[float] = []
     for start in range(0, len(questions), batch_size):
         batch = questions[start : start + batch_size]
-        latents, _ = document_latents(model, [question.row for question in batch], Ratio(ratio))
+        latents, _ = document_latents(model, [question.row for question in batch], size)
         prompts = [
             embed_pieces(model.decoder, [*question.row.prefix, list(question.request)], documents)
             for question, documents in zip(batch, latents, strict=True)

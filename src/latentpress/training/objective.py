@@ -16,7 +16,7 @@ from torch import Tensor
 from latentpress.attention import Layout
 from latentpress.backbone import Backbone
 from latentpress.branches import Branches
-from latentpress.compressors.base import Size, window_means
+from latentpress.compressors.base import Extracted, Size, window_means
 from latentpress.data.rows import KINDS, Example
 from latentpress.decoder.generate import embed_pieces
 from latentpress.model import PressModel
@@ -51,16 +51,38 @@ class Predicted:
 def document_latents(
     model: PressModel, examples: Sequence[Example], size: Size
 ) -> tuple[list[list[Tensor]], Predicted | None]:
-    """Latents `[M, D]` of each document of each example, and what the head predicts of their windows."""
+    """Latents `[M, D]` of each document of each example at one size, and what the head predicts of their windows."""
     encoded = model.encode([window for example in examples for window in example.windows])
-    made = model.latents(encoded, size)
-    windows = iter(made.vectors.split(made.counts))
-    latents = [
-        [torch.cat([next(windows) for _ in range(count)]) for count in example.documents] for example in examples
-    ]
+    latents = by_document(examples, model.latents(encoded, [own for _, own in part_sizes(model, examples, size)]))
     if encoded.log2_ratios is None:
         return latents, None
     return latents, Predicted(encoded.log2_ratios, tuple(map(len, encoded.parts)))
+
+
+def by_document(examples: Sequence[Example], made: Extracted) -> list[list[Tensor]]:
+    """Latents `[M, D]` of each document of each example, of those of all their windows."""
+    windows = iter(made.vectors.split(made.counts))
+    return [[torch.cat([next(windows) for _ in range(count)]) for count in example.documents] for example in examples]
+
+
+def part_sizes(model: PressModel, examples: Sequence[Example], size: Size) -> list[tuple[int, Size]]:
+    """Tokens and size of each part of all windows, where a step has one size; see `RatioPolicy.spread`."""
+    made: list[tuple[int, Size]] = []
+    for example in examples:
+        windows = iter(example.windows)
+        for count in example.documents:
+            tokens = [part for _ in range(count) for part in model.compressor.parts(len(next(windows)))]
+            made += zip(tokens, model.policy.spread(size, tokens), strict=True)
+    return made
+
+
+def target_losses(
+    decoder: Backbone, examples: Sequence[Example], latents: Sequence[Sequence[Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every predicted token, nats `[labels]`, in the order of rows and branches, and its logits."""
+    embeddings, layout, at, labels = pack(decoder, examples, latents)
+    logits = decoder.logits(decoder(embeddings, layout)[at])
+    return F.cross_entropy(logits, labels, reduction="none"), logits
 
 
 def pack(
@@ -133,16 +155,14 @@ def row_loss(
     Args:
         model: the press.
         examples: rows; each has at least one branch.
-        size: ratio or length of every window.
+        size: ratio or length of every window, or of every document, as the press's policy spreads it.
         latents: read these instead of encoding (to measure what the wrong latents give); no ratio loss then.
         teacher: reads the full text; its share of the loss is the divergence from it.
     """
     predicted = None
     if latents is None:
         latents, predicted = document_latents(model, examples, size)
-    embeddings, layout, at, labels = pack(model.decoder, examples, latents)
-    logits = model.decoder.logits(model.decoder(embeddings, layout)[at])
-    losses = F.cross_entropy(logits, labels, reduction="none")
+    losses, logits = target_losses(model.decoder, examples, latents)
     kinds = torch.tensor(
         [KINDS.index(branch.kind) for example in examples for branch in example.branches for _ in range(branch.labels)]
     )
@@ -158,7 +178,7 @@ def row_loss(
         told = teacher.log_probabilities(examples)
         divergence = F.kl_div(torch.log_softmax(logits, -1), told, reduction="sum", log_target=True)
         total = (1 - teacher.share) * total + teacher.share * divergence
-    return RowLoss(total, len(labels), ratio, labelled, by_kind)
+    return RowLoss(total, len(losses), ratio, labelled, by_kind)
 
 
 IMITATION = "latents"  # its name beside the kinds of target
@@ -171,9 +191,9 @@ def imitation_loss(model: PressModel, examples: Sequence[Example], size: Size, o
     windows and segments of the two may be cut in different ways. Both must share the text out (`Compressor.tiles`).
     """
     windows = [window for example in examples for window in example.windows]
-    made = model.latents(model.encode(windows), size)
+    made = model.latents(model.encode(windows), [own for _, own in part_sizes(model, examples, size)])
     with torch.no_grad():
-        told = other.latents(other.encode(windows), size)
+        told = other.latents(other.encode(windows), [own for _, own in part_sizes(other, examples, size)])
     assert made.index is not None
     assert told.index is not None
     place = torch.arange(len(made.index), dtype=torch.float32, device=made.index.device)[:, None]
@@ -185,8 +205,8 @@ def imitation_loss(model: PressModel, examples: Sequence[Example], size: Size, o
 
 
 def latents_of(model: PressModel, examples: Sequence[Example], size: Size) -> int:
-    """Latents that a press makes of a batch of rows."""
-    return sum(model.compressor.count(len(window), size) for example in examples for window in example.windows)
+    """Latents that a press makes of a batch of rows at one size."""
+    return sum(model.compressor.count(tokens, own) for tokens, own in part_sizes(model, examples, size))
 
 
 def ratio_loss(examples: Sequence[Example], predicted: Predicted | None, device: torch.device) -> tuple[Tensor, int]:

@@ -8,10 +8,11 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from latentpress.compressors import COMPRESSORS
+from latentpress.compressors import COMPRESSORS, Ratio
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import InputError
 from latentpress.lora import LoraSettings
+from latentpress.ratios import POLICIES, USUAL
 from latentpress.training.recipes import RECIPES, Recipe
 from latentpress.training.schedules import QuotePhase, RatioPhase
 
@@ -34,7 +35,29 @@ def make_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         if not equals:
             raise InputError(f"override {text!r} is not name=value, for example steps=1000")
         _apply(recipe, changes, key.strip(), value)
-    return dataclasses.replace(recipe, **changes)
+    return dataclasses.replace(recipe, **_of_its_kind(recipe, changes))
+
+
+def _of_its_kind(recipe: Recipe, changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes, with what else must change where a policy counts latents and the recipe's counts ratios.
+
+    Candidates must be given then. The schedule of the recipe's is dropped, all candidates are evaluated, and questions
+    are answered at the one that keeps most, where nothing else is asked for.
+
+    Raises:
+        InputError: there are no such candidates.
+    """
+    before, now = (POLICIES.get(name) for name in (recipe.policy, changes.get("policy", recipe.policy)))
+    if before is None or now is None or before.kind is now.kind:
+        return changes
+    if "candidates" not in changes:
+        usual = ",".join(map(str, USUAL[now.kind]))
+        raise InputError(
+            f"policy={now.name} takes {now.word()}s, and the candidates {', '.join(map(str, recipe.candidates))} of "
+            f"recipe {recipe.recipe!r} are {before.word()}s; give candidates={usual} too"
+        )
+    keeps_most = (min if now.kind is Ratio else max)(changes["candidates"], default=recipe.f1_ratio)
+    return {"ratio_schedule": (), "dev_ratios": (), "f1_ratio": keeps_most} | changes
 
 
 def overridden(overrides: Iterable[str]) -> frozenset[str]:

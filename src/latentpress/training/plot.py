@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latentpress.files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_OF_A_SIZE = re.compile(r"eval_[xm]\d+_")
 _DRAWN = ("answer", "quote", "continuation")
 
 
@@ -32,7 +35,7 @@ def plot_losses(history: Sequence[dict[str, Any]], path: Path) -> None:
         points = [(line["step"], line[kind]) for line in history if "loss" in line and kind in line]
         if points:
             train.plot(*zip(*points, strict=True), label=kind, linewidth=1)
-    names = sorted({name for line in history for name in line if name.startswith("eval_x") and name.endswith(_DRAWN)})
+    names = sorted({name for line in history for name in line if _OF_A_SIZE.match(name) and name.endswith(_DRAWN)})
     for name in names:
         right = [(line["step"], line[name]) for line in history if name in line]
         (drawn,) = dev.plot(*zip(*right, strict=True), label=name.removeprefix("eval_").replace("_", " "), linewidth=1)
@@ -54,7 +57,5 @@ def save(figure: Figure, path: Path) -> None:
     from matplotlib import rc_context
 
     kind = path.suffix.removeprefix(".")
-    building = path.with_name(f".{path.name}.new")
-    with rc_context({"svg.hashsalt": "latentpress"}):
+    with replacing(path) as building, rc_context({"svg.hashsalt": "latentpress"}):
         figure.savefig(building, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else None)
-    os.replace(building, path)

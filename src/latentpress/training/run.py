@@ -16,7 +16,7 @@ from latentpress.backbone import Backbone, Base, load_base
 from latentpress.base_model import DEFAULT_BASE, base_folder
 from latentpress.checkpoints.config import BaseReference, PressConfig
 from latentpress.checkpoints.io import read_config
-from latentpress.compressors import Ratio
+from latentpress.data.labels import LabelFile, read_labels
 from latentpress.data.rows import ExampleMaker
 from latentpress.errors import InputError
 from latentpress.loading import press_folder
@@ -47,6 +47,7 @@ def train(
     overrides: Sequence[str] = (),
     resume: bool = True,
     from_press: str | None = None,
+    labels: str | Path | None = None,
 ) -> Path:
     """Trains a press, or goes on where the run in the out folder stopped.
 
@@ -60,30 +61,49 @@ def train(
         overrides: `name=value` settings; of one phase of a pipeline `phase.name=value`, see `plan`.
         resume: whether a run in the out folder may be continued.
         from_press: press folder to start the weights from.
+        labels: file of density labels, which take the place of those that the data's summaries give.
 
     Returns:
         Folder of the best press so far, of the phase that was reached.
 
     Raises:
-        InputError: an unknown recipe, phase or setting, or rows that exceed the decoder's positions.
-        DataError: the data cannot be read.
+        InputError: an unknown recipe, phase or setting, rows that exceed the decoder's positions, or labels for a press
+            that predicts no ratio.
+        DataError: the data or the labels cannot be read, or do not go together.
         BaseModelError: the base model cannot be had.
         PressError: `from_press` cannot be read.
         TrainingError: the loss is not finite or diverges, or the out folder holds another run.
     """
     started = time.monotonic()
     phases = plan(recipe_name, data=data, dev=dev, out=out, overrides=overrides, from_press=from_press)
+    file = None if labels is None else read_labels(labels)
+    if file is not None:
+        _check_predicts(phases)
     keep_freed_memory()
     for phase in phases:
         stop = StopAfter(minutes, started)
-        _train(phase, base=base, resume=resume, stop=stop)
+        _train(phase, base=base, resume=resume, stop=stop, labels=file)
         if stop.stopped:
             break
         gc.collect()  # the trainer and its model hold each other, and the next phase has its own
     return phase.press
 
 
-def _train(phase: Phase, *, base: str | None, resume: bool, stop: StopAfter) -> None:
+def _check_predicts(phases: Sequence[Phase]) -> None:
+    """Makes sure that labels are learned.
+
+    Raises:
+        InputError: the press of a phase has no head to learn them.
+    """
+    for phase in phases:
+        if not phase.recipe.ratio_policy().predicts:
+            raise InputError(
+                f"recipe {phase.recipe.recipe!r} has policy={phase.recipe.policy}, which predicts no ratio, so that "
+                "--labels would teach nothing; leave them out, or set policy=selector"
+            )
+
+
+def _train(phase: Phase, *, base: str | None, resume: bool, stop: StopAfter, labels: LabelFile | None) -> None:
     """Trains a phase, or goes on with it, to its end or until it is stopped."""
     recipe, out, from_press = phase.recipe, phase.out, phase.from_press
     args = training_arguments(recipe, out)
@@ -92,7 +112,7 @@ def _train(phase: Phase, *, base: str | None, resume: bool, stop: StopAfter) -> 
         reference = BaseReference(id=loaded.id, fingerprint=loaded.fingerprint, width=loaded.width)
         config = recipe.press_config(reference, {})
         maker = ExampleMaker(loaded.tokenizer, config.prompt, config.window_tokens)
-        records = read_data(phase.data, phase.dev, recipe, maker)
+        records = read_data(phase.data, phase.dev, recipe, maker, labels)
         press = new_press(config, loaded, recipe, records)
         _check_positions(recipe, press, loaded)
         start = None if from_press is None else start_of(out, from_press)
@@ -126,6 +146,7 @@ def _train(phase: Phase, *, base: str | None, resume: bool, stop: StopAfter) -> 
                 "recipe": recipe.identity(),
                 "data": [Path(path).name for path in phase.data],
                 "records": len(records.train),
+                **({"labels": {"source": labels.source, "digest": labels.digest}} if labels else {}),
                 **({"after": start["trained"]} if start else {}),
             },
             callbacks=[stop, Pace(), Files(out)],
@@ -150,15 +171,16 @@ def _train(phase: Phase, *, base: str | None, resume: bool, stop: StopAfter) -> 
 
 
 def _check_positions(recipe: Recipe, press: PressModel, base: Base) -> None:
-    """Makes sure that the longest row fits the decoder at the lowest ratio.
+    """Makes sure that the longest row fits the decoder at the size that keeps most.
 
     Raises:
         InputError: it does not.
     """
     longest = max(recipe.max_context_tokens, recipe.long_document_tokens if recipe.long_documents else 0)
-    lowest = Ratio(recipe.candidates[0])
-    windows = equal_windows(longest, recipe.window_tokens)
-    latents = sum(press.compressor.count(end - start, lowest) for start, end in windows) + recipe.prompt_vectors
+    size = press.policy.ordered()[0]
+    windows = [end - start for start, end in equal_windows(longest, recipe.window_tokens)]
+    counts = map(press.compressor.count, windows, press.policy.spread(size, windows))
+    latents = sum(counts) + recipe.prompt_vectors
     if recipe.distill and longest >= base.max_positions:
         raise InputError(
             f"with distill={recipe.distill:g} a row of {longest} context tokens is read in full, and the decoder has "
@@ -166,8 +188,8 @@ def _check_positions(recipe: Recipe, press: PressModel, base: Base) -> None:
         )
     if latents >= base.max_positions:
         raise InputError(
-            f"a row of {longest} context tokens is {latents} latents at ratio {lowest.value}, and the decoder "
-            f"has {base.max_positions} positions; lower max_context_tokens or long_document_tokens"
+            f"a row of {longest} context tokens is {latents} latents at {press.policy.word()} {size.value}, and the "
+            f"decoder has {base.max_positions} positions; lower max_context_tokens or long_document_tokens"
         )
 
 
@@ -218,6 +240,7 @@ def _summary(
     tokens = sum(record.tokens for record in records.train)
     questions = sum(len(record.answers) for record in records.train)
     left_out = f", {records.left_out} left out" if records.left_out else ""
+    held_out = f", {records.held_out} held out" if records.held_out else ""
     limits = f"{recipe.steps} of {recipe.tokens_per_step} context tokens"
     new = "".join(
         f"\nadapter: the press that this starts from has none of the {role}; a new one starts at zero"
@@ -226,7 +249,17 @@ def _summary(
     return (
         f"press {recipe.press}: {count / 1e6:.2f} M parameters trained, "
         f"{100 * count / whole:.1f}% of the base's {whole / 1e6:.1f} M\n"
-        f"data: {len(records.train)} records, {questions} questions, {tokens / 1e6:.2f} M context tokens{left_out}; "
-        f"{len(records.dev)} dev records\n"
+        f"data: {len(records.train)} records, {questions} questions, {tokens / 1e6:.2f} M context tokens"
+        f"{left_out}{held_out}; {len(records.dev)} dev records\n"
+        f"{_labels_summary(records)}"
         f"steps: {limits}, from {checkpoint.name if checkpoint else 'the start'}{new}"
     )
+
+
+def _labels_summary(records: TrainingData) -> str:
+    """Which labels of a file are used, one line; nothing without one."""
+    if (use := records.labels) is None:
+        return ""
+    unknown = f"; {use.unknown} of its labels are of other texts and stay unused" if use.unknown else ""
+    clamped = f"; {use.clamped} clamped" if use.clamped else ""
+    return f"labels: {use.records} records have one{unknown}{clamped}\n"

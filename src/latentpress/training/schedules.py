@@ -10,7 +10,7 @@ from latentpress.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RatioPhase:
-    """How candidate ratios are drawn from some point of the training on."""
+    """How candidates, ratios or lengths, are drawn from some point of the training on."""
 
     start: float
     """Fraction of the steps at which the phase starts."""

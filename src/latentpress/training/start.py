@@ -20,7 +20,8 @@ from latentpress.ratios import POLICIES
 from latentpress.training.checkpoint import recorded_start
 from latentpress.training.recipes import unusual_settings
 
-_WEIGHTLESS = {"candidates", "prompt", "rounding", "window_tokens"}  # settings that no weight's shape depends on
+# Settings that no weight's shape depends on; where one does after all, its shape is compared.
+_WEIGHTLESS = {"candidates", "prompt", "rounding", "selection", "window_tokens"}
 _ADAPTERS = {"encoder_lora", "decoder_lora"}  # what a press lacks of these is made anew: at zero, it changes nothing
 _WEIGHTLESS_OF_COMPRESSORS = {"selects"}  # of a compressor's own settings
 _HEAD = "head."  # of a selector: a press without one may be given one
@@ -55,7 +56,7 @@ def load_weights(press: PressModel, folder: Path, *, meant: AbstractSet[str] = f
     there_shapes = {k: v.shape for k, v in modules.items()}
     shapes = {k: v.shape for k, v in own.items() if k in there_shapes or not k.startswith(_HEAD)}
     if not differing and there_shapes != shapes:
-        differing = ["its modules have other shapes"]
+        differing = [_other_shape(there_shapes, shapes)]
     if differing:
         raise TrainingError(
             f"training cannot start from press {folder}: {'; '.join(differing)}; give the press's settings as overrides"
@@ -73,6 +74,13 @@ def load_weights(press: PressModel, folder: Path, *, meant: AbstractSet[str] = f
         for name in modules:
             own[name].copy_(modules[name])
     return new
+
+
+def _other_shape(there: dict[str, torch.Size], here: dict[str, torch.Size]) -> str:
+    """The first module of two presses of equal settings that differs, in words."""
+    name = next(name for name in {**there, **here} if there.get(name) != here.get(name))
+    shapes = [str(list(shapes[name])) if name in shapes else "missing" for shapes in (there, here)]
+    return f"its {name} is {shapes[0]} there, {shapes[1]} here"
 
 
 def imitated(press: PressModel, base: Base, folder: Path) -> PressModel:
@@ -109,9 +117,15 @@ def imitated(press: PressModel, base: Base, folder: Path) -> PressModel:
             f"press {folder} cannot be imitated: latents of {config.compressor!r} and of {own.compressor!r} are "
             "compared by the tokens they stand for, and not both share a text out"
         )
-    if missing := sorted({*own.candidates} - {*config.candidates}):
+    known, asked = other.policy, press.policy
+    if known.kind is not asked.kind:
         raise TrainingError(
-            f"press {folder} was not trained for ratio {missing[0]}; give candidates of {config.candidates}"
+            f"press {folder} cannot be imitated: it was trained for {known.word()}s, and policy {own.policy!r} chooses "
+            f"{asked.word()}s; choose another policy"
+        )
+    if missing := [value for value in own.candidates if not known.allows(value)]:
+        raise TrainingError(
+            f"press {folder} was not trained for {known.word()} {missing[0]}; give candidates of {config.candidates}"
         )
     with torch.no_grad():
         for name, tensor in press.own_state().items():
@@ -137,8 +151,8 @@ def different_settings(old: PressConfig, new: PressConfig, meant: AbstractSet[st
             if name in meant:
                 there, here = _without(there, _WEIGHTLESS_OF_COMPRESSORS), _without(here, _WEIGHTLESS_OF_COMPRESSORS)
         allowed = (name in meant and name in _WEIGHTLESS) or (name in _ADAPTERS and there is None)
-        if name == "policy":  # a selector's head is made anew, as an adapter is
-            allowed = name in meant and not POLICIES[there].predicts
+        if name == "policy":  # a selector's head is kept, or made anew, as an adapter is
+            allowed = name in meant and (POLICIES[here].predicts or not POLICIES[there].predicts)
         if there != here and not allowed:
             differing.append(f"{name} is {there!r} there, {here!r} here")
     return differing

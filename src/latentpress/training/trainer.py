@@ -19,7 +19,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import IntervalStrategy
 
 from latentpress.checkpoints.io import read_config
-from latentpress.compressors import Ratio
+from latentpress.compressors import Size
 from latentpress.data.rows import KINDS, Example
 from latentpress.model import PressModel
 from latentpress.training.checkpoint import (
@@ -58,12 +58,12 @@ class Rows(nn.Module):
         # No modules of this one: nothing of them is trained, saved or sent to other processes.
         self._others = (teacher, imitated)
 
-    def forward(self, examples: Sequence[Example], ratio: int) -> RowLoss:
-        """Losses of rows at a ratio, summed."""
+    def forward(self, examples: Sequence[Example], size: Size) -> RowLoss:
+        """Losses of rows at a size, summed."""
         teacher, imitated = self._others
         if imitated is not None:
-            return imitation_loss(self.press, examples, Ratio(ratio), imitated)
-        return row_loss(self.press, examples, Ratio(ratio), teacher=teacher)
+            return imitation_loss(self.press, examples, size, imitated)
+        return row_loss(self.press, examples, size, teacher=teacher)
 
 
 def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
@@ -198,14 +198,14 @@ class PressTrainer(Trainer):
         self, model: nn.Module, examples: Sequence[Example], step: Step, *, counted: bool = True
     ) -> tuple[Tensor, RowLoss]:
         """Loss of some rows of a step, as their part of the whole step's."""
-        rows: RowLoss = model(examples, step.ratio)
+        rows: RowLoss = model(examples, step.size)
         if counted:
             for kind, (total, count) in rows.by_kind.items():
                 self._add(kind, total, count)
             self._add("ratio_error", float(rows.ratio.detach()), rows.labelled)
         labels = step.labels
         if self._imitated is not None:
-            labels = latents_of(self.press, step.examples, Ratio(step.ratio))
+            labels = latents_of(self.press, step.examples, step.size)
         loss = step_loss(
             rows,
             labels=labels,
@@ -278,7 +278,7 @@ class PressTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Losses with right and wrong latents at each dev ratio, and F1 (see `dev_metrics`); keeps the best press."""
+        """Losses with right and wrong latents at each dev size, and F1 (see `dev_metrics`); keeps the best press."""
         assert self.dev is not None
         self.press.eval()
         share = slice(self.args.process_index, None, self.args.world_size)
