@@ -1,0 +1,52 @@
+"""Related passages together, for requests about several documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from latentpress.synthesis.passages import Cutter, Passage
+from latentpress.training.related import RelatedTexts
+
+# Looked for among so many passages that follow each other in a source: the work grows with the corpus and not with its
+# square, and a corpus that grows changes the last of these runs alone.
+_AMONG = 64
+
+
+def related_groups(passages: Sequence[Passage], cutter: Cutter, *, most: int, tokens: int) -> list[tuple[Passage, ...]]:
+    """Puts each passage together with those of its source and language that share most of its rare words.
+
+    Args:
+        passages: in order.
+        cutter: gives their tokens.
+        most: passages of a group, at least 2.
+        tokens: of all passages of a group together; a training leaves longer records out.
+
+    Returns:
+        Groups of two or more passages; none is in two groups, and one that fits no other is in none.
+    """
+    by_source: dict[tuple[str, str], list[Passage]] = {}
+    for passage in passages:
+        by_source.setdefault((passage.source, passage.lang), []).append(passage)
+    groups = []
+    for same in by_source.values():
+        for start in range(0, len(same), _AMONG):
+            groups += _grouped(same[start : start + _AMONG], cutter, most, tokens)
+    return groups
+
+
+def _grouped(passages: Sequence[Passage], cutter: Cutter, most: int, tokens: int) -> list[tuple[Passage, ...]]:
+    related = RelatedTexts([[cutter.ids(passage.text)] for passage in passages])
+    free = set(range(len(passages)))
+    groups = []
+    for first in range(len(passages)):
+        if first not in free:
+            continue
+        group, room = [first], tokens - passages[first].tokens
+        for other in related.ranked(first):
+            if other != first and other in free and passages[other].tokens <= room and len(group) < most:
+                group.append(other)
+                room -= passages[other].tokens
+        if len(group) > 1:
+            free -= set(group)
+            groups.append(tuple(passages[index] for index in sorted(group)))
+    return groups

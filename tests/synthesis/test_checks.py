@@ -1,0 +1,160 @@
+"""What of a reply can be used."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from latentpress.synthesis.checks import Checked, check, stands_in
+from latentpress.synthesis.passages import Passage
+from latentpress.synthesis.requests import Request
+
+TEXT = "In 2010 the treaty was signed in Paris by Clara Weiss, after “ten days” of talks. Nobody had expected it."
+OTHER = "Clara Weiss was born in Oslo in 1961 and studied law there before she went to sea."
+CHINESE = "条约于一九四五年五月一日在巴黎签署，参加者来自十二个国家。"
+
+
+def words(text: str) -> int:
+    return len(text.split()) if text.isascii() or " " in text else len(text)
+
+
+def passage(text: str, lang: str = "en") -> Passage:
+    return Passage(id="p", text=text, tokens=words(text), lang=lang, source="s")
+
+
+def looked_at(reply: str | dict[str, Any], task: str = "qa", *texts: str, cut_off: bool = False) -> Checked:
+    texts = texts or (TEXT,)
+    lang = "zh" if texts == (CHINESE,) else "en"
+    passages = tuple(passage(text, lang) for text in texts)
+    request = Request(key="k", task=task, record="p", passages=passages, tokens=1)
+    said = reply if isinstance(reply, str) else json.dumps(reply)
+    return check(request, said, cut_off=cut_off, count=words)
+
+
+def asked(**row: Any) -> dict[str, Any]:
+    return {"questions": [{"question": "Where was the treaty signed?", "answer": "Paris", **row}]}
+
+
+def reasons(checked: Checked) -> list[str]:
+    return [rejection.reason for rejection in checked.rejections]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        json.dumps(asked()),
+        f"```json\n{json.dumps(asked(), indent=1)}\n```",
+        f"Here you are:\n```\n{json.dumps(asked())}\n```\nAnything else?",
+        f"Sure! {json.dumps(asked())} I hope this helps.",
+        f"<think>\nWhat about {{this}}?\n</think>\n\n{json.dumps(asked())}",
+    ],
+)
+def test_json_is_found_with_fences_and_words_around_it(reply: str) -> None:
+    checked = looked_at(reply)
+    assert reasons(checked) == []
+    assert [(made.question, made.answer, made.in_context) for made in checked.questions] == [
+        ("Where was the treaty signed?", "Paris", True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("", "empty reply"),
+        ("  \n", "empty reply"),
+        ("I cannot help with that.", "no JSON object"),
+        ('{"questions": [', "no JSON object"),
+        ("[1, 2]", "no JSON object"),
+        ("{}", "no list of questions"),
+        ('{"questions": []}', "no questions"),
+        ('{"questions": ["Who?"]}', "question that is no object"),
+        (json.dumps(asked(question=None)), "no question"),
+        (json.dumps(asked(question=" ?! ")), "blank question"),
+        (json.dumps(asked(answer="")), "blank answer"),
+        (json.dumps(asked(answer=["Paris"])), "no answer"),
+        (json.dumps(asked(answer="London")), "answer not in the context"),
+        (json.dumps(asked(answer="10")), "answer not in the context"),
+        (json.dumps(asked(answer="London", in_context=True)), "answer not in the context"),
+        (json.dumps(asked(question="条约在哪里签署？")), "other language than its text"),
+        (json.dumps(asked(answer="Paris " * 200)), "answer longer than 128 tokens"),
+        (json.dumps(asked(question="Where is " * 200)), "question longer than 128 tokens"),
+        ('{"questions": [{"question": "Wh\\ud83d?", "answer": "Paris"}]}', "question with half a character"),
+    ],
+)
+def test_what_cannot_be_used_is_rejected_with_its_reason(reply: str, reason: str) -> None:
+    checked = looked_at(reply)
+    assert reasons(checked) == [reason]
+    assert checked.questions == []
+
+
+def test_a_reply_that_became_too_long_says_so() -> None:
+    assert reasons(looked_at('{"questions": [{"question": "Wh', cut_off=True)) == ["cut off before its end"]
+
+
+def test_an_answer_of_other_words_is_kept_when_the_teacher_says_so() -> None:
+    (made,) = looked_at(asked(answer="yes", in_context=False)).questions
+    assert not made.in_context
+    (made,) = looked_at(asked(answer="2010", in_context=False)).questions
+    assert made.in_context  # it is there, whatever the teacher says
+
+
+def test_good_questions_of_a_reply_are_kept_beside_bad_ones() -> None:
+    rows = [
+        asked()["questions"][0],
+        asked(answer="Rome")["questions"][0],
+        asked(question="WHERE was the  treaty signed?"),
+    ]
+    checked = looked_at({"questions": [*rows[:2], rows[2]["questions"][0]]})
+    assert len(checked.questions) == 1
+    assert reasons(checked) == ["answer not in the context", "question asked twice"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "stands"),
+    [
+        ("paris", TEXT, True),
+        ("Paris.", TEXT, True),
+        ('"ten days"', TEXT, True),
+        ("ten\n days”", TEXT, True),
+        ("10", TEXT, False),
+        ("ar", TEXT, False),
+        ("in Paris by", TEXT, True),
+        ("巴黎", CHINESE, True),
+        ("十二个国家。", CHINESE, True),
+        ("Ｐａｒｉｓ", TEXT, True),
+        ("...", TEXT, False),
+    ],
+)
+def test_an_answer_stands_in_a_text_as_whole_words(answer: str, text: str, stands: bool) -> None:
+    assert stands_in(answer, text) is stands
+
+
+@pytest.mark.parametrize("task", ["multi-document", "multi-hop"])
+def test_a_question_about_several_passages_names_two_of_them(task: str) -> None:
+    def about(numbers: Any) -> Checked:
+        return looked_at(
+            asked(question="Where was the signer born?", answer="Oslo", passages=numbers), task, TEXT, OTHER
+        )
+
+    assert about([1, 2]).questions[0].passages == (1, 2)
+    for numbers, reason in (
+        (None, "no numbers of passages"),
+        ([1, 3], "no numbers of passages"),
+        (["1", "2"], "no numbers of passages"),
+        ([2, 2], "question of one passage"),
+    ):
+        assert reasons(about(numbers)) == [reason]
+
+
+def test_a_summary_is_shorter_than_its_text_and_in_its_language() -> None:
+    for task in ("summary", "short-summary"):
+        assert looked_at({"summary": " Treaty signed in Paris. "}, task).summary == "Treaty signed in Paris."
+        assert reasons(looked_at({"summary": TEXT}, task)) == ["summary not shorter than its text"]
+        assert reasons(looked_at({"summary": f"{TEXT} And more."}, task)) == ["summary not shorter than its text"]
+        assert reasons(looked_at({"summary": "巴黎条约"}, task)) == ["other language than its text"]
+        assert reasons(looked_at({"summary": "--"}, task)) == ["blank summary"]
+        assert reasons(looked_at({"text": "Treaty."}, task)) == ["no summary"]
+    assert looked_at({"summary": "巴黎条约，十二国"}, "summary", CHINESE).summary == "巴黎条约，十二国"
+    assert reasons(looked_at({"summary": "A treaty."}, "summary", CHINESE)) == ["other language than its text"]
