@@ -16,7 +16,7 @@ from benchmarks.work import compress_work, forward_work, logits_work
 from latentpress.backbone import Backbone
 from latentpress.decoder.generate import embed_pieces
 from latentpress.decoder.prompt import Piece, ask_messages, render, split_at_last_slot
-from latentpress.evaluation.speed import write_answer
+from latentpress.evaluation.systems.timed import write_answer
 from latentpress.evaluation.timing import Side as Action
 from latentpress.evaluation.timing import Timings, interleave
 from latentpress.latents import EmbeddingLatents

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from latentpress.files import write_whole
 
 _START, _END = "<!-- measured: start -->", "<!-- measured: end -->"
 _TARGET = {"at most": "≤", "at least": "≥"}
@@ -109,15 +110,7 @@ def put_into(document: Path, text: str) -> None:
     _, end, after = rest.partition(_END)
     if not start or not end:
         raise ValueError(f"{document} has no lines {_START} and {_END} for the tables to stand between; add them")
-    replace(document, f"{before}{_START}\n\n{text}\n{_END}{after}")
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    write_whole(document, f"{before}{_START}\n\n{text}\n{_END}{after}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

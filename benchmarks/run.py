@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from benchmarks.results import Settings
     from benchmarks.work import measure_machine
     from latentpress.errors import LatentpressError
+    from latentpress.files import write_whole
 
     started = time.perf_counter()
     load_average = os.getloadavg()[0]
@@ -66,12 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LatentpressError as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 2
+    args.json.parent.mkdir(parents=True, exist_ok=True)
     run = _new_run(press, args.quick, load_average, _machine(machine, torch.get_num_threads()))
     for name in args.names or BENCHMARKS:
         _measure(name, press, settings, started, run)
         run["seconds"] = time.perf_counter() - started
         # After each one, so that nothing that ends this process later takes what was measured with it.
-        report.replace(args.json, json.dumps(run, indent=2, allow_nan=False) + "\n")
+        write_whole(args.json, json.dumps(run, indent=2, allow_nan=False) + "\n")
     print(report.tables(run))
     print(f"also in {args.json}")
     for name, message in run["failures"].items():

@@ -16,15 +16,16 @@ PACKAGE = Path(latentpress.__file__).parent
 # From the text to the user: a module may import from its own line and the lines above it, never from one below.
 LAYERS = (
     ("errors",),
-    ("paths", "branches"),
+    ("paths", "files", "branches"),
     ("base_model", "tokens", "latents", "attention", "lora"),
     ("backbone",),
     ("windows", "ratios", "compressors", "arguments", "decoder", "residual"),
     ("checkpoints",),
-    ("model", "contexts", "session"),
+    ("model", "contexts", "session", "sizes"),
     ("press",),
     ("data", "evaluation", "inspection"),
     ("training", "serving"),
+    ("labels", "analysis", "synthesis"),
     ("cli", "demo", "integrations", "plots"),
 )
 # One page in two files, which name each other: what loads a press, and the press.

@@ -46,6 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "mean-pooling": {"residual": "salient", "policy": "selector"},
     "plain": {"residual": "mean", "policy": "selector"},
     "first-tokens": {"compressor": "first-tokens", "residual": "none", "policy": "fixed", "encoder_lora": None},
+    "last-tokens": {"compressor": "last-tokens", "residual": "none"},
 }
 Make = Callable[..., Press]
 
@@ -207,6 +208,25 @@ def test_tokens_that_no_latent_covers_are_in_no_slot(press: Make) -> None:
     html = as_page(shown)
     assert 'class="none" title="in no slot"' in html
     assert "is in no slot: it is not handed over" in html
+
+
+def test_what_no_state_was_read_at_is_said_to_be_known_by_the_others(press: Make) -> None:
+    shown = inspect(press("last-tokens"), TEXT, ratio=4)
+    assert shown.slots is not None
+    first = shown.windows[0]
+    assert set(shown.slots[: first.tokens - first.latents].tolist()) == {-1}
+    assert shown.slots[first.tokens - first.latents : first.tokens].tolist() == list(range(first.latents))
+    html = as_page(shown)
+    assert "is in no slot: latents carry what the states of the tokens behind it know of it." in html
+    assert "not handed over" not in html
+
+
+def test_latents_of_a_whole_window_are_shown_by_window(tiny_base: Base) -> None:
+    config = config_for(tiny_base, compressor="compression-tokens", residual="none")
+    shown = inspect(Press(make_model(config, tiny_base), tiny_base, None, "ab" * 32), TEXT, ratio=4)
+    assert shown.slots is None
+    titles = Read(as_page(shown)).titles
+    assert titles[0] == f"window 1: each of its {shown.windows[0].latents} latents may carry any of it"
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,7 @@ def test_loaded_latents_outlive_their_file(saved: Path) -> None:
         ({"windows": ()}, "6 vectors, but the windows' latents add up to 0"),
         ({"requested_ratio": 0.5}, "requested ratio 0.5"),
         ({"requested_ratio": float("inf")}, "requested ratio inf"),
+        ({"requested_length": 0}, "requested length 0 is not a number of 1 or more"),
         ({"scale": float("nan")}, "scale nan is not finite"),
         ({"press": ""}, "the name of the press is empty"),
         ({"press_fingerprint": ""}, "press_fingerprint '' is not a hexadecimal number"),
@@ -331,6 +332,7 @@ HEADER_CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda header: header.update(scale=float("nan")), "scale nan is not finite"),
     (lambda header: header.update(scale=10**400), "too large"),
     (lambda header: header.update(requested_ratio=0.1), "requested ratio 0.1"),
+    (lambda header: header.update(requested_length=1.5), "its header has 1.5 as requested_length"),
     (lambda header: header.update(text_sha256="no"), "text_sha256 'no'"),
     (lambda header: header.update(sha256="no"), "do not match their checksum"),
     (lambda header: header.update(windows={}), "its header has {} as windows"),
@@ -352,6 +354,13 @@ def test_a_tampered_header_is_refused(saved: Path, change: Callable[[dict[str, A
         EmbeddingLatents.load(saved)
     assert str(caught.value).startswith(f"{saved}: ")
     assert expected in str(caught.value)
+
+
+def test_a_file_of_an_older_version_says_nothing_of_lengths(saved: Path) -> None:
+    before = EmbeddingLatents.load(saved)
+    rewrite(saved, lambda header: header.pop("requested_length"))
+    assert EmbeddingLatents.load(saved).requested_length is None
+    assert EmbeddingLatents.load(saved).windows == before.windows
 
 
 @pytest.mark.parametrize("header", ["", "{", "[]", "null", "[" * 100_000, '"latentpress"'])

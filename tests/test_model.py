@@ -19,6 +19,7 @@ from latentpress.data.rows import Branch, Example
 from latentpress.decoder.prompt import Slot
 from latentpress.errors import PressError
 from latentpress.model import Encoded, PressModel, make_policy
+from latentpress.ratios import POLICIES
 from latentpress.training.objective import RowLoss, row_loss
 
 if TYPE_CHECKING:
@@ -249,9 +250,20 @@ def test_the_encoders_base_must_be_given_when_and_only_when_the_settings_name_on
     ("changes", "message"),
     [
         ({"compressor": "zip"}, "compressor 'zip' is unknown; choose one of mean-pooling"),
-        ({"policy": "dice"}, "ratio policy 'dice' is unknown; choose one of fixed, selector"),
+        ({"policy": "dice"}, "ratio policy 'dice' is unknown; choose one of fixed, fixed-length, selector"),
         ({"residual": "much"}, "residual 'much' is unknown; choose one of none, mean, salient"),
-        ({"compressor": "first-tokens"}, "'first-tokens' has no encoder; set residual='none', policy='fixed'"),
+        (
+            {"compressor": "first-tokens", "policy": "fixed"},
+            "'first-tokens' has no encoder; set residual='none', policy='fixed'",
+        ),
+        (
+            {"compressor": "first-tokens", "policy": "continuous-length", "residual": "none"},
+            "ratio policy 'continuous-length' .* compressor 'first-tokens' has no encoder; .* 'fixed-length'",
+        ),
+        (
+            {"compressor": "comprexit", "policy": "length-selector", "residual": "none", "encoder_lora": None},
+            r"ratio policy 'length-selector' chooses lengths, which compressor 'comprexit' cannot make \(Ratio\)",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_named(tiny_base: Base, changes: dict[str, Any], message: str) -> None:
@@ -263,6 +275,7 @@ def test_settings_that_do_not_fit_are_named(tiny_base: Base, changes: dict[str, 
     ("changes", "message"),
     [
         ({"rounding": "up"}, "'tiny'.*rounding 'up' is unknown; choose linear or log"),
+        ({"selection": "all"}, "'tiny'.*selection 'all' is unknown; choose window or document"),
         ({"candidates": (4, 2)}, r"'tiny'.*candidates \[4, 2\] must be"),
         ({"candidates": (), "policy": "fixed"}, r"'tiny'.*candidates \[\] must be"),
     ],
@@ -280,7 +293,7 @@ def test_a_base_without_an_end_token_is_refused(tiny_base: Base) -> None:
         PressModel(config_for(base), base)
 
 
-@pytest.mark.parametrize(("policy", "predicts"), [("selector", True), ("fixed", False)])
+@pytest.mark.parametrize(("policy", "predicts"), [(name, kind.predicts) for name, kind in POLICIES.items()])
 def test_the_head_is_there_when_the_policy_reads_it(tiny_base: Base, policy: str, predicts: bool) -> None:
     model = make_model(config_for(tiny_base, policy=policy), tiny_base)
     encoded: Encoded = model.encode([text(5)])

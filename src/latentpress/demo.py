@@ -207,11 +207,12 @@ def _demo(
         full = answer_from_text(opened, sample)
     if not as_json:
         _print_answers(out, sample, pressed, full)
+    policy = opened.model.policy
     with progress_console().status("the same at fixed ratios"):
         fixed = [
             answer_from_latents(opened, sample, ratio=ratio, name=f"latents, ratio {ratio}")
             for ratio in _FIXED_RATIOS
-            if ratio in opened.config.candidates
+            if policy.word() == "ratio" and policy.allows(ratio)
         ]
     if as_json:
         print_json(_report(opened, sample, pressed, full, fixed))

@@ -11,7 +11,8 @@ is a bug.
     ├── PressError(ValueError)         press that cannot be used: missing, truncated, tampered, unknown keys, pickle
     ├── BaseModelError(ValueError)     base model missing, checksum wrong, or fingerprint of another model
     ├── DataError(ValueError)          line of training or evaluation data; the message starts with file:line
-    └── TrainingError(RuntimeError)    loss is NaN or diverges, or the run in the out folder cannot be resumed
+    ├── TrainingError(RuntimeError)    loss is NaN or diverges, or the run in the out folder cannot be resumed
+    └── PeerError(RuntimeError)        process of a compared peer that cannot be started, dies, or cannot answer
 """
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "InputError",
     "LatentpressError",
     "LatentsError",
+    "PeerError",
     "PressError",
     "RatioError",
     "TrainingError",
@@ -61,3 +63,7 @@ class DataError(LatentpressError, ValueError):
 
 class TrainingError(LatentpressError, RuntimeError):
     """A training run that cannot go on: the loss is NaN or diverges, or the checkpoint does not fit the settings."""
+
+
+class PeerError(LatentpressError, RuntimeError):
+    """A compared peer's process that cannot be started, dies, takes too long, or cannot answer a request."""

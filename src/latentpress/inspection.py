@@ -11,6 +11,7 @@ Shape letters: T tokens, M slots (latents), L layers, P pieces.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,14 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from latentpress.arguments import requested_size
-from latentpress.compressors import Compressor
+from latentpress.compressors import Compressor, Size
 from latentpress.compressors.base import Insight
 from latentpress.errors import InputError
 from latentpress.latents import WindowInfo
 from latentpress.model import Encoded
 from latentpress.press import Press
 from latentpress.tokens import tokenize
-from latentpress.windows import cut, part_places, passes
+from latentpress.windows import cut, passes
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -75,6 +76,8 @@ class Inspection:
     """Name of its method."""
     method: str
     """The method in a line."""
+    encodes: bool
+    """Whether latents come from states, which know of more tokens than they were read at; else from embeddings."""
     residual: str
     """Kind of its embedding residual."""
     tokens: int
@@ -112,7 +115,13 @@ class Inspection:
 
 @torch.no_grad()
 def inspect(
-    press: Press, text: str, *, ratio: float | None = None, scale: float = 0.0, segment: int | None = None
+    press: Press,
+    text: str,
+    *,
+    ratio: float | None = None,
+    length: int | None = None,
+    scale: float = 0.0,
+    segment: int | None = None,
 ) -> Inspection:
     """Compresses a text and looks at what happened.
 
@@ -122,6 +131,7 @@ def inspect(
         press: any.
         text: a document of any length.
         ratio: as of `Press.compress`.
+        length: as of `Press.compress`.
         scale: as of `Press.compress`.
         segment: number of the segment, from 1, whose plan is kept; the first if None.
 
@@ -129,19 +139,18 @@ def inspect(
         InputError, RatioError: as `Press.compress`; a segment that does not exist, or for a press without segments.
     """
     _check_segment(press, segment)
-    latents = press.compress(text, ratio=ratio, scale=scale)
+    latents = press.compress(text, ratio=ratio, length=length, scale=scale)
     document = tokenize(press._encoder_tokenizer, text)
     spans: IntArray = latents.token_spans.numpy()
     slots = slots_of(spans, len(document.ids))
     found = _Found(wanted=segment or 1)
     if _tells(press) or _has_salience(press):
-        fixed = requested_size(press.model.policy, ratio, scale)
-        infos = {info.start: info for info in latents.windows}
-        for batch in passes(cut([document], press.config.window_tokens)):
+        sizes_left = iter(
+            _sizes(press, latents.windows, requested_size(press.model.policy, ratio, scale, length), scale)
+        )
+        for batch in passes(cut([document], press.config.window_tokens), press.model.compressor.adds):
             encoded = press.model.encode([window.ids for window in batch])
-            parts = zip(batch, encoded.parts, strict=True)
-            starts = [start for window, own in parts for start, _ in part_places(window, own)]
-            sizes = [fixed or press.model.policy.choose(infos[start].log2_ratio, scale) for start in starts]
+            sizes = list(itertools.islice(sizes_left, sum(map(len, encoded.parts))))
             insight = press.model.compressor.insight(encoded.states, encoded.lengths, sizes)
             found.add(insight, [window.start for window in batch], slots)
             if _has_salience(press):
@@ -158,6 +167,7 @@ def inspect(
         fingerprint=press.fingerprint,
         compressor=press.config.compressor,
         method=press.model.compressor.describe,
+        encodes=press.model.encoder is not None,
         residual=press.config.residual,
         tokens=len(document.ids),
         pieces=pieces_of(text, document.offsets),
@@ -170,6 +180,14 @@ def inspect(
         segments=found.segments,
         plan=found.plan,
     )
+
+
+def _sizes(press: Press, windows: Sequence[WindowInfo], asked: Size | None, scale: float) -> list[Size]:
+    """Sizes by which a document became what it is, of each of its parts."""
+    tokens = [window.tokens for window in windows]
+    if asked is not None:
+        return press.model.policy.spread(asked, tokens)
+    return press.model.policy.choose_parts([window.log2_ratio for window in windows], scale, tokens)
 
 
 def pieces_of(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:

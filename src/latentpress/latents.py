@@ -38,7 +38,7 @@ _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowInfo:
-    """A part of a document with a ratio of its own, usually an encoder window, and the latents that it became."""
+    """A part of a document with a size of its own, usually an encoder window, and the latents that it became."""
 
     start: int
     """First token of the window, counted over the document."""
@@ -47,9 +47,10 @@ class WindowInfo:
     latents: int
     """Number of latents it became, at most its tokens."""
     ratio: float
-    """Candidate ratio used in this window; tokens / latents comes near it, rounded up to whole latents."""
+    """Ratio used in this window; tokens / latents comes near it, rounded up to whole latents. Where the press chose a
+    number of latents, tokens / latents itself."""
     log2_ratio: float | None
-    """Log2 ratio that the selector predicted, before the scale; None: the ratio was given."""
+    """Log2 ratio that the selector predicted of this window, before the scale; None: the size was given."""
 
     def __post_init__(self) -> None:
         """Raises LatentsError when the numbers cannot be those of a window."""
@@ -75,9 +76,12 @@ class EmbeddingLatents:
     char_spans: Tensor
     """[M, 2] int64, half-open: the text's characters that each latent covers."""
     windows: tuple[WindowInfo, ...]
-    """Parts with a ratio of their own, usually encoder windows, in the document's order; their latents add up to M."""
+    """Parts with a size of their own, usually encoder windows, in the document's order; their latents add up to M."""
     requested_ratio: float | None
-    """Ratio the user asked for; None: the selector chose."""
+    """Ratio the user asked for; None: a length, or nothing, and the press chose."""
+    requested_length: int | None = None
+    """Number of latents the user asked for, of each window or of the document, as the press counts; None: the press
+    chose, or a ratio was asked for."""
     scale: float
     """What the user added to the selector's log2 ratio."""
     press: str
@@ -164,7 +168,13 @@ def total_ratio(latents: Sequence[EmbeddingLatents]) -> float:
 _Types = dict[str, tuple[type, ...]]
 _NUMBER, _NUMBER_OR_NULL = (float, int), (float, int, type(None))
 _PROVENANCE = ("press", "press_fingerprint", "base_fingerprint", "text_sha256")
-_HEADER_TYPES: _Types = {"requested_ratio": _NUMBER_OR_NULL, "scale": _NUMBER, **dict.fromkeys(_PROVENANCE, (str,))}
+_HEADER_TYPES: _Types = {
+    "requested_ratio": _NUMBER_OR_NULL,
+    "requested_length": (int, type(None)),
+    "scale": _NUMBER,
+    **dict.fromkeys(_PROVENANCE, (str,)),
+}
+_LATER = {"requested_length": None}  # what files of older versions lack, and mean
 _COUNTS = dict.fromkeys(("start", "tokens", "latents"), (int,))
 _WINDOW_TYPES: _Types = {**_COUNTS, "ratio": _NUMBER, "log2_ratio": _NUMBER_OR_NULL}
 
@@ -210,6 +220,8 @@ def _check_windows(latents: EmbeddingLatents) -> None:
 def _check_provenance(latents: EmbeddingLatents) -> None:
     if latents.requested_ratio is not None and not 1.0 <= latents.requested_ratio < math.inf:
         raise LatentsError(f"requested ratio {latents.requested_ratio} is not a number of 1 or more")
+    if latents.requested_length is not None and latents.requested_length < 1:
+        raise LatentsError(f"requested length {latents.requested_length} is not a number of 1 or more")
     if not math.isfinite(latents.scale):
         raise LatentsError(f"scale {latents.scale} is not finite")
     if not latents.press:
@@ -288,7 +300,7 @@ def _parsed_header(metadata: dict[str, str], tensors: dict[str, Tensor]) -> dict
         raise LatentsError(f"it holds latents of kind {header.get('kind')!r} instead of {_KIND!r}")
     whole = {name: value for name, value in header.items() if name != "sha256"}
     types: _Types = {**_HEADER_TYPES, "sha256": (str,), "windows": (list,)}
-    header = {name: value for name, value in header.items() if name not in ("schema_version", "kind")}
+    header = _LATER | {name: value for name, value in header.items() if name not in ("schema_version", "kind")}
     _check_types(header, types, "its header")
     for index, window in enumerate(header["windows"]):
         _check_types(window, _WINDOW_TYPES, f"window {index} of its header")

@@ -24,6 +24,8 @@ from latentpress.ratios import POLICIES, RatioPolicy
 from latentpress.residual import EmbeddingResidual
 
 _T = TypeVar("_T")
+_NO_ENCODER = "has no encoder; set residual='none', policy='fixed' or 'fixed-length', and no encoder_base"
+_SAMPLED_ENTRIES = 4096  # of a vocabulary: enough for the mean and spread of its embeddings
 
 
 class Converter(nn.Module):
@@ -107,13 +109,14 @@ class PressModel(nn.Module):
         self.decoder = Backbone(base.model, lora=config.decoder_lora, prompt_vectors=config.prompt_vectors)
         self.policy: RatioPolicy = make_policy(config)
         layers = config.encoder_layers or source.model.config.num_hidden_layers
-        shape = Shape(width=source.width, layers=layers + 1, out=base.width)
+        shape = Shape(
+            width=source.width,
+            layers=layers + 1,
+            out=base.width,
+            window_tokens=config.window_tokens,
+            most=self.policy.most,
+        )
         self.compressor = make_compressor(config, shape)
-        if not set(self.policy.sizes) <= set(self.compressor.sizes):
-            raise PressError(
-                f"ratio policy {config.policy!r} chooses sizes that compressor {config.compressor!r} cannot make "
-                f"({', '.join(kind.__name__ for kind in self.compressor.sizes)}); choose another of either"
-            )
         if self.compressor.frozen and config.encoder_lora is not None:
             raise PressError(
                 f"compressor {config.compressor!r} reads the base model as it is, so an adapter of the encoder would "
@@ -123,14 +126,12 @@ class PressModel(nn.Module):
         self.converter: Converter | None = None
         if self.compressor.reads != "embeddings":
             self.encoder = Backbone(source.model, layers=config.encoder_layers, lora=config.encoder_lora)
+            self._start_added_tokens(self.encoder, source)
             if not self.compressor.converts:
                 zero = config.residual != "none"
                 self.converter = Converter(source.width, config.converter_width, base.width, zero=zero)
-        elif encoder_base is not None or config.residual != "none" or self.policy.predicts:
-            raise PressError(
-                f"compressor {config.compressor!r} has no encoder; "
-                "set residual='none', policy='fixed' and no encoder_base"
-            )
+        elif encoder_base is not None or config.residual != "none":
+            raise PressError(f"compressor {config.compressor!r} {_NO_ENCODER}")
         self.head = RatioHead(source.width) if self.policy.predicts else None
         self.residual: EmbeddingResidual | None = None
         if config.residual != "none" and not self.compressor.tiles:
@@ -154,6 +155,20 @@ class PressModel(nn.Module):
         self.eos = int(eos)
         self.trains_encoder = self.encoder is not None and config.encoder_lora is not None
         self.to(base.model.device)
+
+    def _start_added_tokens(self, encoder: Backbone, source: Base) -> None:
+        window = self.config.window_tokens
+        added = self.compressor.adds(window)
+        if added and window + 1 + added > source.max_positions:
+            raise PressError(
+                f"compressor {self.config.compressor!r} reads {added:,} tokens behind a window of {window:,} and its "
+                f"EOS, and base model {source.id!r} has {source.max_positions:,} positions; lower window_tokens, or "
+                "choose sizes of fewer latents"
+            )
+        if added:
+            entries = source.model.config.vocab_size
+            sample = torch.arange(0, entries, -(-entries // _SAMPLED_ENTRIES), device=encoder.device)
+            self.compressor.start_from(encoder.embed(sample))
 
     def encode(self, texts: Sequence[Sequence[int]]) -> Encoded:
         """Runs the encoder over texts, each followed by an EOS that the head alone reads.
@@ -236,9 +251,20 @@ def make_compressor(config: PressConfig, shape: Shape) -> Compressor:
     """The compressor that a configuration names.
 
     Raises:
-        PressError: it has no such settings, or cannot make the candidate ratios.
+        PressError: it has no such settings, or cannot make the sizes that the ratio policy chooses.
     """
     kind = _named(COMPRESSORS, config.compressor, "compressor")
+    policy = _named(POLICIES, config.policy, "ratio policy")
+    if policy.kind not in kind.sizes:
+        raise PressError(
+            f"ratio policy {config.policy!r} chooses {policy.word()}s, which compressor {config.compressor!r} cannot "
+            f"make ({', '.join(size.__name__ for size in kind.sizes)}); choose another of either"
+        )
+    if policy.predicts and kind.reads == "embeddings":
+        raise PressError(
+            f"ratio policy {config.policy!r} predicts from an encoder's states, and compressor {config.compressor!r} "
+            f"{_NO_ENCODER}"
+        )
     where = f"press {config.name!r}: compressor_settings"
     try:
         made = kind(shape, read_dataclass(kind.Settings, config.compressor_settings, where))
@@ -258,6 +284,6 @@ def make_policy(config: PressConfig) -> RatioPolicy:
     """The ratio policy that a configuration names."""
     kind = _named(POLICIES, config.policy, "ratio policy")
     try:
-        return kind.make(config.candidates, rounding=config.rounding)
+        return kind.make(config.candidates, rounding=config.rounding, selection=config.selection)
     except RatioError as error:
         raise PressError(f"press {config.name!r} has settings that cannot be: {error}") from error

@@ -16,9 +16,9 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from latentpress.arguments import checked_text, requested_size
+from latentpress.arguments import WantedSize, checked_text, requested_size
 from latentpress.backbone import Backbone, Base
-from latentpress.compressors import Ratio, Size
+from latentpress.compressors import Length, Ratio, Size
 from latentpress.contexts import Context, check_made_by, open_contexts
 from latentpress.decoder.chat import Message, chat_rows
 from latentpress.decoder.generate import Sampling
@@ -27,8 +27,9 @@ from latentpress.decoder.reader import Reader
 from latentpress.errors import InputError
 from latentpress.latents import EmbeddingLatents, WindowInfo
 from latentpress.loading import load, load_model, shipped_presses
-from latentpress.model import PressModel
+from latentpress.model import Encoded, PressModel
 from latentpress.session import Session
+from latentpress.sizes import Sizes
 from latentpress.tokens import TokenizedText, char_span, encode_inert, tokenize
 from latentpress.windows import Window, WindowLatents, cut, part_places, passes
 
@@ -62,25 +63,41 @@ class Press:
 
     @overload
     def compress(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
-        self, text: str, *, ratio: float | None = None, scale: float = 0.0, progress: Progress | None = None
+        self,
+        text: str,
+        *,
+        ratio: float | None = None,
+        length: int | None = None,
+        scale: float = 0.0,
+        progress: Progress | None = None,
     ) -> EmbeddingLatents: ...
     @overload
     def compress(
-        self, text: Sequence[str], *, ratio: float | None = None, scale: float = 0.0, progress: Progress | None = None
+        self,
+        text: Sequence[str],
+        *,
+        ratio: float | None = None,
+        length: int | None = None,
+        scale: float = 0.0,
+        progress: Progress | None = None,
     ) -> list[EmbeddingLatents]: ...
     def compress(
         self,
         text: str | Sequence[str],
         *,
         ratio: float | None = None,
+        length: int | None = None,
         scale: float = 0.0,
         progress: Progress | None = None,
     ) -> EmbeddingLatents | list[EmbeddingLatents]:
         """Compresses a document, or several.
 
         Args:
-            text: a document of any length, or a list of them; long ones go through in windows, each with its own ratio.
-            ratio: one of the press's candidates for every window; None lets the selector choose.
+            text: a document of any length, or a list of them; long ones go through in windows, each with a size of its
+                own unless the press chooses one for the document (`config.selection`).
+            ratio: one of the press's ratios for every window; None lets the press choose.
+            length: one of the press's numbers of latents, for a press that has lengths in place of ratios: of every
+                window, or of the document, whichever has a size of its own.
             scale: added to the predicted log2 ratio: 1 compresses twice as hard, -1 half.
             progress: called with tokens done and tokens in all.
 
@@ -88,46 +105,72 @@ class Press:
             Latents on the CPU, a list for a list.
 
         Raises:
-            InputError: an empty or binary text, or a scale together with a ratio.
-            RatioError: a ratio that is no candidate, or a scale for a press without a selector.
+            InputError: an empty or binary text, or two of ratio, length and scale together.
+            RatioError: a ratio or length that the press was not trained for, or a scale for one without a selector.
         """
         if not isinstance(text, str | list | tuple):
             raise InputError(f"the text is a {type(text).__name__}; give a text (str), or a list of texts")
-        if isinstance(text, str):
-            return self.compress([text], ratio=ratio, scale=scale, progress=progress)[0]
-        fixed = requested_size(self.model.policy, ratio, scale)
-        texts = [checked_text(one, "the text") for one in text]
+        texts = [text] if isinstance(text, str) else text
+        wanted = WantedSize(ratio=ratio, length=length, scale=scale)
+        (made,) = self.compress_at(texts, [wanted], progress=progress)
+        return made[0] if isinstance(text, str) else made
+
+    def compress_at(
+        self, texts: Sequence[str], wanted: Sequence[WantedSize], *, progress: Progress | None = None
+    ) -> list[list[EmbeddingLatents]]:
+        """Compresses documents at several sizes, reading each once.
+
+        Args:
+            texts: documents of any length.
+            wanted: what `compress` takes, for each size.
+            progress: called with tokens done and tokens in all.
+
+        Returns:
+            For each size the latents of all documents, on the CPU.
+
+        Raises:
+            InputError: see `compress`.
+            RatioError: see `compress`.
+        """
+        asked = [requested_size(self.model.policy, one.ratio, one.scale, one.length) for one in wanted]
+        texts = [checked_text(one, "the text") for one in texts]
         documents = [tokenize(self._encoder_tokenizer, one) for one in texts]
-        windows = cut(documents, self.config.window_tokens)
-        made: list[list[WindowLatents]] = [[] for _ in documents]
+        batches = list(passes(cut(documents, self.config.window_tokens), self.model.compressor.adds))
+        sizes = [Sizes(self.model, batches, size, one.scale) for size, one in zip(asked, wanted, strict=True)]
+        made: list[list[list[WindowLatents]]] = [[[] for _ in documents] for _ in sizes]
         done, total = 0, sum(len(document.ids) for document in documents)
-        for batch in passes(windows):
-            for window, latents in zip(batch, self._compress_pass(batch, fixed, scale), strict=True):
-                made[window.document].append(latents)
-                done += len(window.ids)
+        for batch in batches:
+            for own, latents in zip(made, self._compress_pass(batch, sizes), strict=True):
+                for window, one in zip(batch, latents, strict=True):
+                    own[window.document].append(one)
+            done += sum(len(window.ids) for window in batch)
             if progress is not None:
                 progress(done, total)
-        every = zip(texts, documents, made, strict=True)
-        return [self._assemble(one, document, parts, ratio, scale) for one, document, parts in every]
+        return [
+            [self._assemble(*one, size, how.scale) for one in zip(texts, documents, own, strict=True)]
+            for size, how, own in zip(asked, wanted, made, strict=True)
+        ]
 
     @torch.no_grad()
-    def _compress_pass(self, windows: list[Window], fixed: Size | None, scale: float) -> list[WindowLatents]:
-        """Hidden states, ratios and latents of some windows; positions restart in each."""
+    def _compress_pass(self, windows: list[Window], sizes: Sequence[Sizes]) -> list[list[WindowLatents]]:
+        """Hidden states of some windows, and their latents at each of the sizes; positions restart in each window."""
         encoded = self.model.encode([window.ids for window in windows])
-        predicted: list[float | None] = [None] * sum(map(len, encoded.parts))
-        if fixed is None and encoded.log2_ratios is not None:
-            predicted = encoded.log2_ratios.tolist()
-        sizes = [fixed or self.model.policy.choose(log2_ratio, scale) for log2_ratio in predicted]
-        made = self.model.latents(encoded, sizes)
+        return [self._latents(windows, encoded, one.of(windows, encoded)) for one in sizes]
+
+    def _latents(
+        self, windows: list[Window], encoded: Encoded, chosen: Sequence[tuple[Size, float | None]]
+    ) -> list[WindowLatents]:
+        """Latents of encoded windows, at a size for each part."""
+        made = self.model.latents(encoded, [size for size, _ in chosen])
         # Kept in bfloat16 or float32, which holds every float16 exactly.
         dtype = torch.float32 if made.vectors.dtype == torch.float16 else made.vectors.dtype
         vectors, spans = made.vectors.to("cpu", dtype).split(made.counts), made.spans.cpu().split(made.counts)
-        chosen = zip(sizes, predicted, strict=True)
+        each = iter(chosen)
         return [
             WindowLatents(
                 own,
                 token_spans + window.start,
-                tuple(self._info(start, tokens, *next(chosen)) for start, tokens in part_places(window, parts)),
+                tuple(self._info(start, tokens, *next(each)) for start, tokens in part_places(window, parts)),
             )
             for window, parts, own, token_spans in zip(windows, encoded.parts, vectors, spans, strict=True)
         ]
@@ -138,7 +181,7 @@ class Press:
         return WindowInfo(start=start, tokens=tokens, latents=count, ratio=ratio, log2_ratio=log2_ratio)
 
     def _assemble(
-        self, text: str, document: TokenizedText, parts: list[WindowLatents], ratio: float | None, scale: float
+        self, text: str, document: TokenizedText, parts: list[WindowLatents], asked: Size | None, scale: float
     ) -> EmbeddingLatents:
         spans = torch.cat([part.token_spans for part in parts])
         return EmbeddingLatents(
@@ -146,7 +189,8 @@ class Press:
             token_spans=spans,
             char_spans=torch.tensor([char_span(document.offsets, start, end) for start, end in spans.tolist()]),
             windows=tuple(info for part in parts for info in part.infos),
-            requested_ratio=None if ratio is None else float(ratio),
+            requested_ratio=float(asked.value) if isinstance(asked, Ratio) else None,
+            requested_length=asked.value if isinstance(asked, Length) else None,
             scale=float(scale),
             press=self.config.name,
             press_fingerprint=self.fingerprint,

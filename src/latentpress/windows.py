@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -52,12 +52,17 @@ def part_places(window: Window, parts: Sequence[int]) -> Iterator[tuple[int, int
     return zip(itertools.accumulate(parts, initial=window.start), parts, strict=False)
 
 
-def passes(windows: Sequence[Window]) -> Iterator[list[Window]]:
-    """Batches of windows in order, at most `PASS_TOKENS` encoder tokens each unless one window alone is longer."""
+def passes(windows: Sequence[Window], adds: Callable[[int], int] = lambda _: 0) -> Iterator[list[Window]]:
+    """Batches of windows in order, at most `PASS_TOKENS` encoder tokens each unless one window alone is longer.
+
+    Args:
+        windows: of any documents.
+        adds: encoder tokens that a compressor adds behind a window of so many tokens and its EOS.
+    """
     batch: list[Window] = []
     used = 0
     for window in windows:
-        size = len(window.ids) + 1  # the EOS that the selector's head reads
+        size = len(window.ids) + 1 + adds(len(window.ids))  # 1: the EOS that the selector's head reads
         if batch and used + size > PASS_TOKENS:
             yield batch
             batch, used = [], 0

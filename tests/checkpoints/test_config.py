@@ -24,6 +24,7 @@ FULL = PressConfig(
     policy="fixed",
     candidates=(3, 9),
     rounding="log",
+    selection="document",
     converter_width=17,
     residual="none",
     window_tokens=33,

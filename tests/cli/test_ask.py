@@ -41,6 +41,7 @@ def test_answers_are_those_of_the_library(run: Run, press: Path, document: Path)
             "latents": len(made),
             "ratio": made.ratio,
             "requested_ratio": 4.0,
+            "requested_length": None,
             "scale": 0.0,
             "windows": len(made.windows),
         }

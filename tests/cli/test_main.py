@@ -13,7 +13,7 @@ import pytest
 from cli.helpers import Result
 from latentpress.cli import main
 
-VERBS = ("ask", "compress", "inspect", "train", "info", "doctor")
+VERBS = ("ask", "compress", "inspect", "synth", "train", "info", "doctor")
 COMMAND = Path(sys.executable).parent / "latentpress"
 
 Run = Callable[..., Result]

@@ -30,7 +30,7 @@ def test_every_option_reaches_the_training(run: Run, training: list[dict[str, An
     done = run(
         *("train", "semidynamic", "steps=10", "encoder_lora.rank=8", "--data", "a.jsonl", "--data", "org/name"),
         *("--out", "runs/x", "--minutes", "1.5", "--dev", "d.jsonl", "--base", "org/base", "--from-press", press),
-        "--no-resume",
+        *("--no-resume", "--labels", "labels.jsonl"),
     )
     assert done.code == 0
     assert training == [
@@ -44,6 +44,7 @@ def test_every_option_reaches_the_training(run: Run, training: list[dict[str, An
             "overrides": ["steps=10", "encoder_lora.rank=8"],
             "resume": False,
             "from_press": str(press),
+            "labels": Path("labels.jsonl"),
         }
     ]
     assert "runs/x/press" in done.out

@@ -178,12 +178,14 @@ def test_times_are_ratios_and_say_when_compressing_pays(results: Results) -> Non
         answer_tokens=8,
         lengths={512: every},
         left_out={512: {"p": "why"}},
+        elsewhere={"slow-x4": "answers afar", "press-x4": "answers afar", "other-x4": "compresses afar"},
     ).write(results.out / "speed.json")
     told = section(report_of(results), "## Speed")
     assert "one core; answers of 8 tokens" in told
     assert "| `press-x4` | 1.00 | 1.00 | 0.50 | 0.50 | 0.50 | – | 2 |" in told
     assert "| `slow-x4` | 1.25 | 1.00 | 1.00 | 0.50 | 0.25 | – | never |" in told
     assert "- Not measured: `p`, why." in told
+    assert "a part is software and not method:\n\n- `slow-x4`, `press-x4`: answers afar.\n- `other-x4`:" in told
 
 
 def test_a_single_set_is_its_own_summary(tmp_path: Path) -> None:

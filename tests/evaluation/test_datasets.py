@@ -258,3 +258,15 @@ def test_a_selection_that_leaves_nothing_says_what_dropped_everything(many: Sour
 def test_selections_that_cannot_be_met_are_refused(selection: dict[str, int], expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         Selection(**selection)
+
+
+def test_a_question_knows_the_source_of_its_record_and_is_the_same_without(tmp_path: Path) -> None:
+    rows = [row("one two", genre="book"), row("three four", source="wiki"), row("five six")]
+    told = read(write(tmp_path / "a.jsonl", rows))
+    sources = {one.contexts[0]: one.source for one in told.questions}
+    assert sources == {"one two": "book", "three four": "wiki", "five six": "a"}
+    plain = read(write(tmp_path / "b.jsonl", [row("one two"), row("three four"), row("five six")]))
+    assert told.digest == plain.digest
+    assert [one.digest for one in told.questions] == [one.digest for one in plain.questions]
+    (joined,) = {one.source for one in read(write(tmp_path / "c.jsonl", rows[:2]), join=9).questions}
+    assert joined == "several"

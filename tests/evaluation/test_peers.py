@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from handmade import OTHER_TEXT, QUESTION, TEXT
 from test_readers import READER
 from tiny import config_for, make_model
 
-from latentpress.errors import InputError
+from latentpress.errors import InputError, PeerError
 from latentpress.evaluation.questions import Question
 from latentpress.evaluation.systems import Setup, Size
 from latentpress.evaluation.systems.bounds import BOUNDS
@@ -25,7 +26,7 @@ from latentpress.evaluation.systems.peers import PEERS, environments, kvpress, l
 from latentpress.evaluation.systems.peers.environments import PACKAGES, Interpreter, find, install
 from latentpress.evaluation.systems.peers.llmlingua import nearest
 from latentpress.evaluation.systems.peers.merged import merged_folder
-from latentpress.evaluation.systems.peers.process import PeerError, PeerProcess
+from latentpress.evaluation.systems.peers.process import PeerProcess
 from latentpress.evaluation.systems.peers.sharing import Lease
 from latentpress.press import Press
 
@@ -123,6 +124,8 @@ def test_systems_with_the_same_settings_share_a_process_until_the_last_is_closed
     script = worker(tmp_path, "return {'pid': os.getpid()}")
     first, second, other = (Lease("fake", PYTHON, script, {"model": name}) for name in ("a", "a", "b"))
     pid = first.ask()["pid"]
+    assert first.pid == pid
+    assert {"python", "pip"} == set(first.versions)
     assert second.ask()["pid"] == pid != other.ask()["pid"]
     first.close()
     first.close()
@@ -324,7 +327,7 @@ def test_the_merged_reader_reads_as_the_press_s_decoder_does(
     written = (folder / "model.safetensors").stat().st_mtime_ns
     assert merged_folder(tuned) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert [path.name for path in folder.parent.iterdir() if path.suffix != ".lock"] == [folder.name]
 
 
 def test_a_reader_with_learned_vectors_cannot_be_merged(press: Press) -> None:
@@ -369,6 +372,59 @@ def test_keys_and_values_are_pressed_of_the_prompt_that_all_systems_read(
     assert answers[0].tokens == press.count_tokens(TEXT) + press.count_tokens(OTHER_TEXT)
     assert answers[2].text == tokenizer.decode(own.request(QUESTION)[:3], skip_special_tokens=True)
     assert {answer.nbytes for answer in answers} == {77}
+
+
+# Takes its time by its own clock, holds texts by name, and says with how many threads.
+TIMED = """seen = open(__file__ + '.log', 'a'); seen.write(json.dumps({**request, **settings}) + chr(10)); seen.close()
+        return {"kept": [request.get("keep", 0)] * 3, "bytes": 77, "seconds": 30.0, "first_token": 2.0, "total": 4.0}"""
+
+
+def test_kvpress_is_timed_by_its_worker_s_clock_and_with_as_many_threads(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from latentpress.evaluation import speed
+
+    script = worker(tmp_path, TIMED)
+    made = system(setup, "snapkv", "zero-shot", 4, monkeypatch, script)
+    reference, base = BOUNDS["full"].make(setup, "zero-shot", None), setup.press.base
+    found = speed.measure(
+        [made], reference, base.tokenizer, base.max_positions, lengths=(100,), rounds=1, answer_tokens=6
+    )
+    made.close()
+    times = found.lengths[100]["snapkv-x4-zero-shot"]
+    assert times.kept == 25
+    assert times.compress == pytest.approx((30.0,), abs=1)  # what is done here is a little more
+    assert times.first_token == pytest.approx((32.0,), abs=1)
+    assert times.stored_total == pytest.approx((4.0,), abs=1)
+    requests = log_of(script)
+    assert [one["do"] for one in requests[:5]] == ["hold", "read", "hold", "read", "read"]
+    assert {one["name"] for one in requests} == {"snapkv-x4-zero-shot"}
+    assert [one["tokens"] for one in requests if one["do"] == "read"][:2] == [2, 6]
+    assert {one["threads"] for one in requests} == {torch.get_num_threads()}
+    assert found.elsewhere == {
+        "snapkv-x4-zero-shot": f"compresses and answers in a process of its own (pip {metadata.version('pip')})"
+    }
+
+
+def test_a_peer_that_compresses_elsewhere_is_timed_with_what_it_takes_there(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latentpress.evaluation import speed
+
+    script = worker(tmp_path, f"time.sleep(0.3); held = bytearray({2**27})\n        {STINGY}")
+    made = system(setup, "llmlingua", "zero-shot", 4, monkeypatch, script)
+    reference, base = BOUNDS["full"].make(setup, "zero-shot", None), setup.press.base
+    found = speed.measure(
+        [made], reference, base.tokenizer, base.max_positions, lengths=(100,), rounds=1, answer_tokens=3
+    )
+    made.close()
+    times = found.lengths[100]["llmlingua-x4-zero-shot"]
+    assert times.compress[0] >= 0.3
+    assert times.total[0] > times.compress[0] > times.stored_total[0]
+    assert times.peak_bytes is None or times.peak_bytes > 2**26
+    assert found.elsewhere["llmlingua-x4-zero-shot"].startswith("compresses in a process of its own (")
 
 
 def test_a_text_beyond_the_decoder_s_positions_is_not_sent(
@@ -502,6 +558,26 @@ def test_kvpress_keeps_as_much_as_it_is_asked_to(real: Any, setup: Setup) -> Non
             # 3 layers of 2 heads of 16 numbers, of 4 bytes each, for keys and for values; the prompt has entries too.
             assert answer.nbytes > answer.kept * 3 * 2 * 16 * 4 * 2
     assert len({tuple(answer.text for answer in made) for made in answers.values()}) > 1
+
+
+@pytest.mark.slow
+def test_what_kvpress_holds_is_answered_from_again_and_again(real: Any) -> None:
+    from latentpress.evaluation.systems.timed import Reading
+
+    made, (question, other) = real("snapkv", "zero-shot", 4), ASKED[:2]
+    held = made.timed_hold(question)
+    assert held.kept == math.ceil(sum(map(made._count, question.contexts)) / 4)
+    assert held.seconds > 0
+    for _ in range(2):
+        for asked in (question, other):
+            read = made.timed_read(held, asked, 9)
+            assert isinstance(read, Reading)
+            assert 0 < read.first_token < read.total
+    ids = made._reader.request(question.question)
+    again = [made.worker.ask(do="read", name=held.what, question=ids, tokens=9)["answer"] for _ in range(2)]
+    assert again[0] == again[1]
+    assert len(again[0]) == 9
+    assert made._decoded(again[0]).startswith(made.answer([question], 9)[0].text)
 
 
 @pytest.mark.slow

@@ -142,6 +142,27 @@ def test_peers_are_asked_the_first_questions_of_the_draw(tmp_path: Path) -> None
     assert sum(map(len, press.seen)) == 5
 
 
+def test_systems_that_share_work_answer_each_batch_in_turn(tmp_path: Path) -> None:
+    first, other, second = Echo("first"), Echo("other"), Echo("second", fails="two")
+    first.shares = second.shares = object()
+    sets = [dataset("one", BATCH + 2), dataset("two", 3)]
+    seen: list[Progress] = []
+    outcome = run(comparison(tmp_path, first, other, second, sets=sets), seen.append)
+    turns = ["first one", "second one"] * 2 + ["first two", "second two"] + ["other one"] * 2 + ["other two"]
+    assert [f"{now.label.removesuffix('-x4')} {now.dataset}" for now in seen] == turns
+    assert outcome.failed == {"two": {"second-x4": "the peer is gone"}}
+    assert outcome.answered == 3 * (BATCH + 2) + 2 * 3
+    assert [one.closed for one in (first, other, second)] == [1, 1, 1]
+
+
+def test_bounds_that_read_part_of_a_text_have_a_limit_of_their_own(tmp_path: Path) -> None:
+    cut, whole, press = Echo("cut", kind="bound"), Echo("whole", kind="bound"), Echo("press")
+    whole.size = None
+    run(comparison(tmp_path, cut, whole, press, cut_limit=2, peer_limit=1))
+    assert cut.seen == [["one-0", "one-1"]]
+    assert sum(map(len, whole.seen)) == sum(map(len, press.seen)) == 5
+
+
 def test_a_system_that_fails_on_a_set_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     sets = [dataset("one", 3), dataset("two", 3)]
     failing, whole = Echo("failing", fails="one"), Echo("whole")
@@ -255,3 +276,19 @@ def test_contexts_are_not_published(tmp_path: Path) -> None:
     assert published[0]["context"] == published[3]["context"] != published[1]["context"]
     settings = json.loads((tmp_path / "settings.json").read_text())
     assert settings["sets"][0]["dropped"] == {"too_long": 2}
+
+
+def test_sources_are_published_and_a_folder_from_before_they_were_is_gone_on_with(tmp_path: Path) -> None:
+    asked = tuple(replace(one, source="book") for one in questions("one", 5))
+    sourced = [replace(dataset("one", 5), questions=asked)]
+    out = tmp_path / "old"
+    run(comparison(out, Echo("first")))  # its questions say no source
+    settings = (out / "settings.json").read_bytes()
+    assert run(comparison(out, Echo("first"), Echo("second"), sets=sourced)).kept == 5
+    assert (out / "settings.json").read_bytes() == settings
+    assert {question.source for one in read_folder(out).sets for question in one.questions} == {None}
+    path = out / "questions" / "one.jsonl"
+    path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "source"}) + "\n" for row in rows(path)))
+    assert {question.source for one in read_folder(out).sets for question in one.questions} == {None}
+    run(comparison(tmp_path / "new", Echo(), sets=sourced))
+    assert {question.source for one in read_folder(tmp_path / "new").sets for question in one.questions} == {"book"}

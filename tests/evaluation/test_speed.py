@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from handmade import sharpen_head
 from tiny import config_for, make_model
 
-from latentpress.errors import InputError
+from latentpress.errors import InputError, PeerError
 from latentpress.evaluation import speed
-from latentpress.evaluation.questions import Question
+from latentpress.evaluation.questions import Answer, Question
 from latentpress.evaluation.speed_schema import Speed
 from latentpress.evaluation.systems import Setup, Size, System, families
 from latentpress.evaluation.systems.presses import PressSystem
+from latentpress.evaluation.systems.timed import Held, Reading, Timed, write_answer
 from latentpress.press import Press
 
 if TYPE_CHECKING:
@@ -68,19 +70,67 @@ def test_what_is_timed_reads_what_is_answered_from(setup: Setup, press: Press) -
     text = speed.text_of(press.base.tokenizer, 50)
     question = Question(id="a", dataset="a", contexts=(text,), question="Who is there?", answers=("b",))
     for system in (PressSystem(press, Size(ratio=2)), made(setup, "head", 4), made(setup, "none", None)):
-        assert isinstance(system, speed.Timed)
-        _, tokens = speed.write_answer(*system.prompt(system.hold(question), question), 6)
+        assert isinstance(system, Timed)
+        _, tokens = write_answer(*system.prompt(system.hold(question), question), 6)
         written = press.base.tokenizer.decode(tokens, skip_special_tokens=True)
         assert written.startswith(system.answer([question], 6)[0].text)
 
 
-def test_a_system_of_another_process_is_named_and_left_out(setup: Setup, press: Press) -> None:
-    far = type("Far", (System,), {"name": "far", "size": None, "reader": "own", "kind": "peer", "sees_question": False})
-    far.__abstractmethods__ = frozenset()
-    found = speed.measure(
-        [far()], made(setup, "full", None), press.base.tokenizer, press.base.max_positions, lengths=(40,), rounds=1
+class Far(System):
+    """Answers in another process, by its clock."""
+
+    name, size, reader, kind, sees_question = "far", None, "own", "peer", False
+
+    def __init__(self, steps: list[str]) -> None:
+        self.steps = steps
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
+        raise NotImplementedError
+
+
+class Timing(Far):
+    def timed_hold(self, question: Question) -> Held:
+        self.steps.append("hold")
+        return Held(len(self.steps), 7, 20.0)
+
+    def timed_read(self, held: Held, question: Question, tokens: int) -> Reading:
+        self.steps.append(f"read {tokens} from {held.what}")
+        return Reading(3.0, 5.0)
+
+
+def measured(setup: Setup, system: System, rounds: int) -> Speed:
+    base = setup.press.base
+    reference = made(setup, "full", None)
+    return speed.measure(
+        [system], reference, base.tokenizer, base.max_positions, lengths=(40,), rounds=rounds, answer_tokens=4
     )
-    assert found.left_out == {40: {"far": "answers in a process of its own"}}
+
+
+def test_a_system_that_times_itself_takes_its_turn_and_its_times_are_as_it_says(setup: Setup) -> None:
+    system = Timing([])
+    found = measured(setup, system, rounds=2)
+    times = found.lengths[40]["far"]
+    assert times.kept == 7
+    assert times.compress == (20.0, 20.0)
+    assert (times.first_token, times.total) == ((23.0, 23.0), (25.0, 25.0))
+    assert (times.stored_first_token, times.stored_total) == ((3.0, 3.0), (5.0, 5.0))
+    assert system.steps[:2] == ["hold", "read 2 from 1"]  # warm
+    # The second round runs the other way about; what was kept first is what is read from store.
+    assert system.steps[2:8] == ["hold", "read 4 from 3", "read 4 from 1", "read 4 from 1", "hold", "read 4 from 7"]
+
+
+def test_a_system_that_cannot_be_timed_is_named_with_the_reason(setup: Setup) -> None:
+    class Dying(Timing):
+        def timed_hold(self, question: Question) -> Held:
+            raise PeerError("the process of the peer far ended")
+
+    assert measured(setup, Far([]), rounds=1).left_out == {40: {"far": "it does not say how its parts are timed"}}
+    found = measured(setup, Dying([]), rounds=1)
+    assert found.left_out == {40: {"far": "the process of the peer far ended"}}
+    assert set(found.lengths[40]) == {"full-zero-shot"}
 
 
 def test_no_length_that_fits_is_an_error(setup: Setup, press: Press) -> None:
@@ -91,7 +141,7 @@ def test_no_length_that_fits_is_an_error(setup: Setup, press: Press) -> None:
 def test_an_answer_never_ends_early(press: Press) -> None:
     embedded = press.prompt("A fox is there.", "Who?")
     with torch.no_grad():
-        first, tokens = speed.write_answer(press.model.decoder, embedded, 9)
+        first, tokens = write_answer(press.model.decoder, embedded, 9)
     assert len(tokens) == 9
     assert first > 0
 

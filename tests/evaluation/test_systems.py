@@ -88,6 +88,19 @@ def test_a_press_answers_a_batch_as_each_question_alone(press: Press, size: str)
         assert answer.error is None
 
 
+def test_a_press_with_lengths_is_asked_for_a_number_of_latents(tiny_base: Base) -> None:
+    config = config_for(tiny_base, policy="fixed-length", candidates=(4, 8))
+    press = Press(make_model(config, tiny_base), tiny_base, None, "feed")
+    system = PressSystem(press, Size.parse("m4"))
+    assert system.label == "tiny-m4"
+    (answer,) = system.answer(QUESTIONS[:1], 1)
+    windows = -(-press.count_tokens(TEXT) // press.config.window_tokens)
+    assert answer.kept == 4 * windows
+    assert system.identity() != PressSystem(press, Size.parse("m8")).identity()
+    with pytest.raises(RatioError, match="ratio=4"):
+        PressSystem(press, Size.parse("4"))
+
+
 def test_stored_bytes_are_those_of_the_file_but_for_its_header(press: Press, tmp_path: Path) -> None:
     latents = press.compress(TEXT, ratio=4)
     latents.save(tmp_path / "a.latents")
@@ -97,17 +110,24 @@ def test_stored_bytes_are_those_of_the_file_but_for_its_header(press: Press, tmp
     assert answer.nbytes == stored_bytes(latents) == len(latents) * (64 * 4 + 2 * 16)
 
 
-def test_each_document_is_compressed_once(press: Press, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[str]] = []
-    compress = press.compress
+def test_each_document_is_read_once_for_all_sizes_of_a_press(
+    made: Any, press: Press, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [PressSystem(press, Size.parse(size)).answer(QUESTIONS, 1) for size in ("4", "8", "auto")]
+    systems, _ = made("runs/tiny@home@4/8", "runs/tiny@home@auto")
+    read: list[int] = []
+    encode = press.model.encode
 
-    def watched(texts: list[str], **options: Any) -> Any:
-        calls.append(texts)
-        return compress(texts, **options)
+    def watched(texts: list[list[int]]) -> Any:
+        read.append(len(texts))
+        return encode(texts)
 
-    monkeypatch.setattr(press, "compress", watched)
-    PressSystem(press, Size(4)).answer(QUESTIONS, 1)
-    assert [texts for texts in calls if texts] == [[TEXT, OTHER_TEXT, OTHER_TEXT * 2, TEXT[:90]]]
+    monkeypatch.setattr(press.model, "encode", watched)
+    assert [system.answer(QUESTIONS, 1) for system in systems] == alone
+    windows = [TEXT, OTHER_TEXT, OTHER_TEXT * 2, TEXT[:90]]
+    limit = press.config.window_tokens
+    assert sum(read) == sum(-(-press.count_tokens(text) // limit) for text in windows)
+    assert systems[0].shares is systems[2].shares
 
 
 def test_what_does_not_fit_the_decoder_is_recorded_and_the_others_are_answered(press: Press) -> None:
@@ -261,7 +281,7 @@ def test_families_are_bounds_and_peers_by_their_names() -> None:
         (["head:ours"], InputError, "head is read by zero-shot, tuned"),
         (["full:prompt-tuned"], InputError, "needs a trained reader"),
         (["full@4"], InputError, "full has no size; leave @x4 out"),
-        (["head@auto"], InputError, "only a press has a selector"),
+        (["head@auto"], InputError, "only a press has lengths, or a selector"),
         (["head@"], InputError, "size ''"),
         (["head@much"], InputError, "size 'much'"),
         (["runs/tiny@home@3"], RatioError, "2, 4, 8"),

@@ -54,9 +54,11 @@ class PressConfig:
     policy: str = "selector"
     """Name of the ratio policy."""
     candidates: tuple[int, ...] = (2, 4, 8, 16, 32)
-    """Ratios it was trained for, ascending."""
+    """Ratios it was trained for, or numbers of latents where the policy counts those, ascending."""
     rounding: str = "linear"
     """How the selector rounds: `linear` or `log`."""
+    selection: str = "window"
+    """What has a size of its own: each `window` (or part of one, if the compressor makes parts), or the `document`."""
     converter_width: int = 4096
     """Hidden width of the converter."""
     residual: str = "salient"

@@ -14,11 +14,12 @@ from latentpress.cli.options import (
     Device,
     Dtype,
     Json,
+    Length,
     MaxNewTokens,
     PressName,
     Ratio,
     Scale,
-    check_ratio_or_scale,
+    check_size,
     open_press,
 )
 from latentpress.cli.output import console, print_json, progress_console
@@ -59,6 +60,7 @@ def ask(
     questions: Questions,
     press: PressName = None,
     ratio: Ratio = None,
+    length: Length = None,
     scale: Scale = 0.0,
     max_new_tokens: MaxNewTokens = 64,
     compare: Compare = False,
@@ -71,10 +73,12 @@ def ask(
 
     The documents are compressed and read once, whatever the number of questions.
     """
-    _check(files, questions, ratio=ratio, scale=scale, max_new_tokens=max_new_tokens, compare=compare)
+    check_size(ratio, length, scale)
+    sized = ratio is not None or length is not None or scale != 0
+    _check(files, questions, sized=sized, max_new_tokens=max_new_tokens, compare=compare)
     sources = [_read(name) for name in files]  # before the press is loaded: mistakes show at once
     opened = open_press(press, base=base, device=device, dtype=dtype)
-    latents, seconds = _compress(opened, sources, ratio, scale)
+    latents, seconds = _compress(opened, sources, ratio=ratio, length=length, scale=scale)
     result: dict[str, Any] = {
         "press": {"name": opened.config.name, "fingerprint": opened.fingerprint},
         "documents": [_describe(name, one) for name, one in zip(files, latents, strict=True)],
@@ -104,10 +108,7 @@ def ask(
         print_json(result)
 
 
-def _check(
-    files: list[str], questions: list[str], *, ratio: float | None, scale: float, max_new_tokens: int, compare: bool
-) -> None:
-    check_ratio_or_scale(ratio, scale)
+def _check(files: list[str], questions: list[str], *, sized: bool, max_new_tokens: int, compare: bool) -> None:
     if max_new_tokens < 1:
         raise InputError(f"--max-new-tokens {max_new_tokens} must be at least 1")
     if not all(question.strip() for question in questions):
@@ -115,9 +116,9 @@ def _check(
     if files.count(STDIN) > 1:
         raise InputError("- (stdin) is given twice and can be read once; give it once")
     ready = [name for name in files if is_latents_file(name)]
-    if ready and (ratio is not None or scale):
+    if ready and sized:
         raise InputError(
-            f"{ready[0]}: is compressed already, so --ratio and --scale cannot change it; "
+            f"{ready[0]}: is compressed already, so --ratio, --length and --scale cannot change it; "
             "leave them out, or give the text"
         )
     if ready and compare:
@@ -133,13 +134,18 @@ def _read(name: str) -> "str | EmbeddingLatents":
 
 
 def _compress(
-    press: "Press", sources: Sequence["str | EmbeddingLatents"], ratio: float | None, scale: float
+    press: "Press",
+    sources: Sequence["str | EmbeddingLatents"],
+    *,
+    ratio: float | None,
+    length: int | None,
+    scale: float,
 ) -> tuple[list["EmbeddingLatents"], float]:
     """Latents of every source, in order, and the seconds that compressing took."""
     texts = [source for source in sources if isinstance(source, str)]
     started = time.perf_counter()
     with progress_console().status("compressing"):
-        made = iter(press.compress(texts, ratio=ratio, scale=scale) if texts else [])
+        made = iter(press.compress(texts, ratio=ratio, length=length, scale=scale) if texts else [])
     seconds = time.perf_counter() - started if texts else 0.0
     return [next(made) if isinstance(source, str) else source for source in sources], seconds
 
@@ -151,6 +157,7 @@ def _describe(name: str, latents: "EmbeddingLatents") -> dict[str, Any]:
         "latents": len(latents),
         "ratio": latents.ratio,
         "requested_ratio": latents.requested_ratio,
+        "requested_length": latents.requested_length,
         "scale": latents.scale,
         "windows": len(latents.windows),
     }

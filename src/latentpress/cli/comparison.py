@@ -140,15 +140,14 @@ def answer(comparison: "Comparison", *, close: bool) -> "Outcome":
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out, disable=not out.is_terminal, speed_estimate_period=600) as bar:
         task = bar.add_task("answering", total=None)
-        last = ""
+        told: set[str] = set()
 
         def show(now: runner.Progress) -> None:
-            nonlocal last
             where = f"{now.label} on {now.dataset}"
             bar.update(task, completed=now.done, total=now.total, description=where)
-            if where != last and not out.is_terminal:
+            if where not in told and not out.is_terminal:
                 out.print(f"{where}: {now.done:,} of {now.total:,} questions are answered", soft_wrap=True)
-            last = where
+            told.add(where)
 
         try:
             return runner.run(comparison, show, close=close)

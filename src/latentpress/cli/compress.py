@@ -14,10 +14,11 @@ from latentpress.cli.options import (
     Device,
     Dtype,
     Json,
+    Length,
     PressName,
     Ratio,
     Scale,
-    check_ratio_or_scale,
+    check_size,
     open_press,
 )
 from latentpress.cli.output import console, print_json, progress_console
@@ -45,6 +46,7 @@ def compress(
     out: Out,
     press: PressName = None,
     ratio: Ratio = None,
+    length: Length = None,
     scale: Scale = 0.0,
     base: Base = None,
     device: Device = None,
@@ -57,7 +59,7 @@ def compress(
     One that fails is named and the others go on.
     The exit code is then 2 if nothing but bad input failed, else 1.
     """
-    check_ratio_or_scale(ratio, scale)
+    check_size(ratio, length, scale)
     path = Path(source)
     check_target(path, out)
     if path.is_file() and not is_jsonl_file(source) and not is_latents_file(source):
@@ -65,9 +67,10 @@ def compress(
     next(read_documents(path, out))
     started = time.perf_counter()
     opened = open_press(press, base=base, device=device, dtype=dtype)
-    if ratio is not None:
-        opened.model.policy.fixed(ratio)  # refuses a ratio that is no candidate before the documents are read
-    target = Target(out=out, press_fingerprint=opened.fingerprint, ratio=ratio, scale=scale)
+    from latentpress.arguments import requested_size
+
+    requested_size(opened.model.policy, ratio, scale, length)  # refuses what it was not trained for, before any reading
+    target = Target(out=out, press_fingerprint=opened.fingerprint, ratio=ratio, length=length, scale=scale)
     with progress_console().status("reading the documents"):
         jobs = target.plan(read_documents(path, out), opened)
     try:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from latentpress.data.texts import check_not_blank, decode
 from latentpress.errors import InputError
 
 STDIN = "-"
 LATENTS_SUFFIX = ".latents.safetensors"
 _LATENTS_SUFFIXES = (".latents", ".safetensors")
 _JSONL_SUFFIXES = (".jsonl", ".jsonl.xz", ".jsonl.gz")
-_WIDE_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,40 +68,6 @@ def read_text(name: str) -> str:
         raise InputError(
             f"{name}: cannot be read ({error.strerror or error}); check the file and its permissions"
         ) from error
-
-
-def decode(data: bytes, name: str) -> str:
-    """Bytes of a document to its text.
-
-    Raises:
-        InputError: binary, not UTF-8, or empty, naming the first offending byte.
-    """
-    for mark, encoding in _WIDE_ENCODINGS.items():
-        if data.startswith(mark):
-            raise InputError(f"{name}: starts with the byte order mark of {encoding}; save it as UTF-8")
-    at = data.find(b"\x00")
-    if at >= 0:
-        raise InputError(f"{name}: NUL byte at offset {at}, so it is binary; convert it to plain text first")
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{name}: byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8; "
-            "if it is text save it as UTF-8, else convert it to plain text first"
-        ) from error
-    return check_not_blank(text, name)
-
-
-def check_not_blank(text: str, name: str) -> str:
-    """Gives the text back.
-
-    Raises:
-        InputError: it is empty or white space.
-    """
-    if not text.strip():
-        what = f"holds white space only ({len(text)} characters)" if text else "is empty"
-        raise InputError(f"{name}: {what}; give a document with at least one word")
-    return text
 
 
 def read_documents(source: Path, out: Path) -> Iterator[Document]:

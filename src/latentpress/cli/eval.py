@@ -51,6 +51,7 @@ Limit = Annotated[
     int | None, typer.Option("--limit", help="Questions drawn of each set; the protocol's number if not given.")
 ]
 PeerLimit = Annotated[int | None, typer.Option("--peer-limit", help="Questions that peers are asked: the first drawn.")]
+CutLimit = Annotated[int | None, typer.Option("--cut-limit", help="The same for bounds that read part of a text.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the draw.")]
 MinTokens = Annotated[int | None, typer.Option("--min-tokens", help="Leaves shorter contexts out.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Leaves longer contexts out.")]
@@ -94,6 +95,7 @@ def evaluate(
     protocol: ProtocolName = "default",
     limit: Limit = None,
     peer_limit: PeerLimit = None,
+    cut_limit: CutLimit = None,
     seed: Seed = 0,
     min_tokens: MinTokens = None,
     max_tokens: MaxTokens = None,
@@ -129,7 +131,8 @@ def evaluate(
         raise InputError("no data set is given; give --data FILE, or a --protocol that names its sets")
     if out is None:
         raise InputError("no folder for the results is given; give --out FOLDER")
-    check_numbers(seed, {"--limit": limit, "--peer-limit": peer_limit, "--max-new-tokens": max_new_tokens})
+    numbers = {"--limit": limit, "--peer-limit": peer_limit, "--cut-limit": cut_limit}
+    check_numbers(seed, {**numbers, "--max-new-tokens": max_new_tokens})
     lengths = timed_lengths(speed_lengths)
     sizes = [Size.parse(word) for word in ratios.split(",")]
     names = [name.strip() for name in (systems or usual_systems()).split(",") if name.strip()]
@@ -189,6 +192,7 @@ def evaluate(
             for kind in ("span", "summary", "choice")
         },
         peer_limit=peer_limit,
+        cut_limit=cut_limit,
     )
     try:
         outcome = answer(comparison, close=not speed)

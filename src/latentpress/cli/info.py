@@ -76,6 +76,7 @@ def describe_presses() -> list[dict[str, Any]]:
         }
         try:
             from latentpress.checkpoints.io import read_config
+            from latentpress.ratios import POLICIES
 
             config, _, fingerprint = read_config(folder)
             row |= {
@@ -84,6 +85,7 @@ def describe_presses() -> list[dict[str, Any]]:
                 "base_fingerprint": config.base.fingerprint,
                 "compressor": config.compressor,
                 "policy": config.policy,
+                "sizes": f"{kind.word()}s" if (kind := POLICIES.get(config.policy)) else "sizes",
                 "candidates": list(config.candidates),
             }
         except PressError as error:
@@ -182,9 +184,9 @@ def _print_overview(result: dict[str, Any]) -> None:
         if row["error"]:
             out.print(f"  {row['name']}{mark}: {row['error']}", style="red", soft_wrap=True)
             continue
-        ratios = ", ".join(map(str, row["candidates"]))
+        candidates = ", ".join(map(str, row["candidates"]))
         out.print(
-            f"  {row['name']}{mark}: {row['compressor']}, {row['policy']}, ratios {ratios}, "
+            f"  {row['name']}{mark}: {row['compressor']}, {row['policy']}, {row['sizes']} {candidates}, "
             f"on {row['base']}, {file_size(row['bytes'])}",
             soft_wrap=True,
         )

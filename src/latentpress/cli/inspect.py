@@ -15,10 +15,11 @@ from latentpress.cli.options import (
     Device,
     Dtype,
     Json,
+    Length,
     PressName,
     Ratio,
     Scale,
-    check_ratio_or_scale,
+    check_size,
     open_press,
 )
 from latentpress.cli.output import console, print_json, progress_console
@@ -45,6 +46,7 @@ def inspect(
     out: Out,
     press: PressName = None,
     ratio: Ratio = None,
+    length: Length = None,
     scale: Scale = 0.0,
     segment: Segment = None,
     base: Base = None,
@@ -57,7 +59,7 @@ def inspect(
     The text coloured by the latent that carries it and the ratio of each window; and, for presses that have them, what
     was kept and let go, which layers were read, and which token went into which slot.
     """
-    check_ratio_or_scale(ratio, scale)
+    check_size(ratio, length, scale)
     if segment is not None and segment < 1:
         raise InputError(f"--segment {segment} does not exist; the first is 1")
     if is_latents_file(file):
@@ -70,7 +72,7 @@ def inspect(
     from latentpress.plots.pictures import draw
 
     with progress_console().status("compressing and looking"):
-        shown = look(opened, text, ratio=ratio, scale=scale, segment=segment)
+        shown = look(opened, text, ratio=ratio, length=length, scale=scale, segment=segment)
     name = "stdin" if file == STDIN else Path(file).name
     with progress_console().status("drawing"):
         pictures = draw(shown)

@@ -79,7 +79,9 @@ class Target:
     press_fingerprint: str
     """Fingerprint of the press."""
     ratio: float | None
-    """Ratio asked for; None: the press chooses."""
+    """Ratio asked for; None: a length, or the press chooses."""
+    length: int | None
+    """Number of latents asked for; None: a ratio, or the press chooses."""
     scale: float
     """Shift of that choice."""
 
@@ -135,8 +137,9 @@ class Target:
             made = EmbeddingLatents.load(job.output)
         except LatentsError:
             return None
-        found = (made.press_fingerprint, made.text_sha256, made.requested_ratio, made.scale)
-        return made if found == (self.press_fingerprint, job.text_sha256, self.ratio, self.scale) else None
+        found = (made.press_fingerprint, made.text_sha256, made.requested_ratio, made.requested_length, made.scale)
+        wanted = (self.press_fingerprint, job.text_sha256, self.ratio, self.length, self.scale)
+        return made if found == wanted else None
 
 
 def check_target(source: Path, out: Path) -> None:
@@ -220,7 +223,13 @@ def run_batch(press: "Press", batch: list[tuple[Job, str]], target: Target, prog
         LatentsError: a file cannot be written.
     """
     try:
-        made = press.compress([text for _, text in batch], ratio=target.ratio, scale=target.scale, progress=progress)
+        made = press.compress(
+            [text for _, text in batch],
+            ratio=target.ratio,
+            length=target.length,
+            scale=target.scale,
+            progress=progress,
+        )
     except RatioError:
         raise
     except LatentpressError as error:

@@ -23,24 +23,33 @@ Dtype = Annotated[str | None, typer.Option("--dtype", help="bfloat16, float32 or
 Ratio = Annotated[
     float | None, typer.Option("--ratio", help="Tokens a latent, one of the press's; it chooses if not given.")
 ]
+Length = Annotated[
+    int | None, typer.Option("--length", help="Number of latents, one of the press's if it has lengths, not ratios.")
+]
 Scale = Annotated[
     float, typer.Option("--scale", help="Shift of the press's own choice: 1 is half the latents, -1 twice.")
 ]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Most tokens of an answer.")]
 
 
-def check_ratio_or_scale(ratio: float | None, scale: float) -> None:
+def check_size(ratio: float | None, length: int | None, scale: float) -> None:
     """Refuses what no press takes before any is loaded.
 
     Raises:
-        InputError: one of them is infinite or not a number, or both were given.
+        InputError: one of them is infinite or not a number, or two were given.
     """
+    if ratio is not None and length is not None:
+        raise InputError(
+            f"--ratio {ratio:g} and --length {length} contradict each other: "
+            "a ratio is tokens a latent, a length a number of latents; give one"
+        )
     for option, value in (("--ratio", ratio), ("--scale", scale)):
         if value is not None and not math.isfinite(value):
             raise InputError(f"{option} {value:g} is not a finite number; give one, or leave it out: the press chooses")
-    if ratio is not None and scale:
+    given = f"--ratio {ratio:g}" if ratio is not None else f"--length {length}" if length is not None else ""
+    if given and scale:
         raise InputError(
-            f"--ratio {ratio:g} and --scale {scale:g} contradict each other: "
+            f"{given} and --scale {scale:g} contradict each other: "
             "a scale shifts the ratio that the press chooses; give one"
         )
 

@@ -52,6 +52,12 @@ FromPress = Annotated[
     str | None,
     typer.Option("--from-press", metavar="PRESS", help="Start (the first phase) from the weights of a press."),
 ]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels", metavar="LABELS", help="Density labels of `latentpress label`, in place of those of the summaries."
+    ),
+]
 NoResume = Annotated[
     bool, typer.Option("--no-resume", help="Do not go on with a run in the out folder: refuse one that holds a run.")
 ]
@@ -66,6 +72,7 @@ def train(
     dev: Dev = None,
     base: BaseModel = None,
     from_press: FromPress = None,
+    labels: Labels = None,
     no_resume: NoResume = False,
     as_json: Json = False,
 ) -> None:
@@ -94,6 +101,7 @@ def train(
             overrides=list(overrides or []),
             resume=not no_resume,
             from_press=None if from_press is None else str(press_folder(from_press)),
+            labels=labels,
         )
     seconds = time.perf_counter() - started
     if as_json:

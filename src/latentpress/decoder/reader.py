@@ -9,7 +9,7 @@ from torch import Tensor
 from latentpress.arguments import checked_text
 from latentpress.attention import KeyValueCache
 from latentpress.backbone import Backbone, Base
-from latentpress.compressors import Size
+from latentpress.compressors import Ratio, Size
 from latentpress.decoder.generate import Sampling, embed_pieces, generate, prefill
 from latentpress.decoder.prompt import Piece, PromptSettings, Slot, ask_messages, render, split_at_last_slot
 from latentpress.errors import ContextTooLongError, InputError
@@ -80,29 +80,39 @@ class Reader:
             latents: the documents in the prompt.
 
         Raises:
-            ContextTooLongError: naming the smallest candidate ratio at which it would fit.
+            ContextTooLongError: naming the candidate that keeps most of those at which it would fit.
         """
         if used + new <= self._limit:
             return
         beside = used - sum(len(one) for one in latents) + new
-        windows = [window.tokens for one in latents for window in one.windows]
-        sizes = {
-            c: sum(self._count(tokens, self._policy.fixed(c)) for tokens in windows) for c in self._policy.candidates
-        }
-        fitting = [c for c in self._policy.candidates if beside + sizes[c] <= self._limit]
+        fitting = [size for size in self._policy.ordered() if beside + self._latents_at(size, latents) <= self._limit]
         if not latents and used <= self._limit:
             remedy = f"lower max_new_tokens to {self._limit - used} at most"
         elif not latents:
             remedy = "shorten the text, or compress it"
         elif fitting:
-            remedy = f"compress at ratio={fitting[0]} or more"
+            direction = "more" if self._policy.kind is Ratio else "less"
+            remedy = f"compress at {self._policy.word()}={fitting[0].value} or {direction}"
         elif beside + len(latents) > self._limit:
             remedy = f"{beside} of them are not latents: shorten the question, or lower max_new_tokens"
         else:
             listed = ", ".join(map(str, self._policy.candidates))
-            remedy = f"none of the ratios {listed} makes {sum(windows)} tokens fit; ask about fewer documents, or parts"
+            tokens = sum(one.context_tokens for one in latents)
+            remedy = (
+                f"none of the {self._policy.word()}s {listed} makes {tokens} tokens fit; ask about fewer documents, or "
+                "parts"
+            )
         raise ContextTooLongError(
             f"the prompt takes {used} positions and the answer up to {new}, the decoder has {self._limit}; {remedy}"
+        )
+
+    def _latents_at(self, size: Size, latents: Sequence[EmbeddingLatents]) -> int:
+        """Latents of the same documents, were they compressed at a size."""
+        documents = [[window.tokens for window in one.windows] for one in latents]
+        return sum(
+            self._count(tokens, share)
+            for windows in documents
+            for tokens, share in zip(windows, self._policy.spread(size, windows), strict=True)
         )
 
     def answer(

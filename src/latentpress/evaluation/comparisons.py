@@ -67,14 +67,12 @@ class Scopes:
         """
         made, drawn = {}, []
         for name, sides in matched.items():
-            labels = list(dict.fromkeys(label for side in sides for label in side.weights))
-            count = self.samples[name].count(labels)
-            if not count:
+            found = ahead(self.samples[name], sides)
+            if found is None:
                 continue
-            means, resampled = self.samples[name].means(labels)
-            weights = np.array([sides[0].weights.get(one, 0.0) - sides[1].weights.get(one, 0.0) for one in labels])
-            made[name] = _number(means @ weights, resampled @ weights, n=count) | _reached([sides])
-            drawn += [resampled @ weights] if name in self.pooled else []
+            mean, resampled, count = found
+            made[name] = _number(mean, resampled, n=count) | _reached([sides])
+            drawn += [resampled] if name in self.pooled else []
         every = [matched[name] for name in self.pooled if name in made]
         if self._pools(made, [label for sides in every for side in sides for label in side.weights]):
             mean = np.mean([made[name]["mean"] for name in self.pooled])
@@ -86,6 +84,22 @@ class Scopes:
         """Whether numbers of some sets and systems have a pooled one."""
         whole = len(self.pooled) > 1 and all(name in sets for name in self.pooled)
         return whole and not any(label in self.incomplete for label in labels)
+
+
+def ahead(samples: SetSamples, sides: tuple[Side, Side]) -> tuple[float, Floats, int] | None:
+    """What one side is ahead of the other on a set.
+
+    Returns:
+        The difference, that of each resample, and the number of questions that all systems of both sides answered;
+        None where there is no such question.
+    """
+    labels = list(dict.fromkeys(label for side in sides for label in side.weights))
+    count = samples.count(labels)
+    if not count:
+        return None
+    means, resampled = samples.means(labels)
+    weights = np.array([sides[0].weights.get(one, 0.0) - sides[1].weights.get(one, 0.0) for one in labels])
+    return float(means @ weights), resampled @ weights, count
 
 
 def own(means: Floats) -> Floats:
@@ -170,19 +184,18 @@ def selector_gains(
     for press in dict.fromkeys(one.name for one in systems.values() if one.kind == "press"):
         points, resampled = [], []
         for label, one in systems.items():
-            if one.name != press or one.size is None or one.size.ratio is not None:
+            if one.name != press or one.size is None or not one.size.chosen:
                 continue
             for name, samples in scopes.samples.items():
                 sides = sizes.around(name, label, lines.get(line_name(one), ()))
-                labels = [label for side in sides or () for label in side.weights]
-                if sides is None or not samples.count(labels):
+                found = None if sides is None else ahead(samples, sides)
+                if sides is None or found is None:
                     continue
-                means, draws = samples.means(labels)
-                weights = np.array([1.0, *(-weight for weight in sides[1].weights.values())])
-                resampled.append(draws @ weights)
+                mean, draws, n = found
+                resampled.append(draws)
                 about = {"size": str(one.size), "set": name, "ratio": sides[0].tokens / sides[0].kept}
                 about["spread"] = spread[name, label]
-                points.append(about | _number(means @ weights, draws @ weights, n=samples.count(labels)))
+                points.append(about | _number(mean, draws, n=n))
         if points:
             gain = np.mean([point["mean"] for point in points])
             total = _number(gain, np.mean(resampled, 0), n=len(points))

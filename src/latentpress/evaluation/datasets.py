@@ -22,6 +22,7 @@ __all__ = ["Dataset", "Dropped", "Selection", "read_dataset"]
 _SUMMARY_WORDS = 20
 _LETTER = re.compile(r"[A-Z]")
 _FIRST_OPTION = "\nA. "
+_SEVERAL = "several"  # source of a document whose parts have different ones
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,13 +182,14 @@ def _joined(records: Sequence[Record], count_tokens: Callable[[str], int], limit
 
 def _document(parts: Sequence[Record]) -> Record:
     languages = {record.lang for record in parts}
+    sources = {record.source for record in parts}
     return Record(
         id=parts[0].id,
         contexts=(BETWEEN.join(text for record in parts for text in record.contexts),),
         qas=tuple(qa for record in parts for qa in record.qas),
         summary=None,
         short_summary=None,
-        source=parts[0].source,
+        source=sources.pop() if len(sources) == 1 else _SEVERAL,
         lang=languages.pop() if len(languages) == 1 else None,
     )
 
@@ -211,6 +213,7 @@ def _question(dataset: str, record: Record, qa: QA, kind: Kind) -> Question:
         answers=qa.answers,
         kind="choice" if _is_choice(qa) else kind,
         lang=record.lang or ("zh" if contains_cjk(qa.question) else None),
+        source=record.source,
     )
 
 

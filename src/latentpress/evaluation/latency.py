@@ -25,6 +25,7 @@ def latency(speed: Speed) -> dict[str, Any]:
             for tokens, every in sorted(speed.lengths.items())
         },
         "left_out": {str(tokens): dict(why) for tokens, why in sorted(speed.left_out.items()) if why},
+        "elsewhere": dict(speed.elsewhere),
     }
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from latentpress.evaluation.resampling import Floats
 from latentpress.evaluation.results import Described
 from latentpress.evaluation.scores import Scored
+from latentpress.evaluation.systems.base import Size
 
 TOLERANCE = 1.05
 """Two ratios whose quotient is at most this are the same."""
@@ -114,27 +115,33 @@ def lines_of(systems: Mapping[str, Described]) -> dict[str, list[str]]:
     """Labels of all fixed sizes of a system, by what it is called without one."""
     made: dict[str, list[str]] = {}
     for label, one in systems.items():
-        if one.size is not None and one.size.ratio is not None:
+        if one.size is not None and not one.size.chosen:
             made.setdefault(line_name(one), []).append(label)
     return made
+
+
+def _asked_alike(first: Size, second: Size) -> bool:
+    """Whether the same is asked for, the scales of selectors aside."""
+    return (first.ratio, first.length) == (second.ratio, second.length)
 
 
 def candidates(systems: Mapping[str, Described]) -> Iterator[tuple[str, str, list[str]]]:
     """Everything that is compared, where it keeps as much: a label, what it is compared with, and the labels of that.
 
-    Two of the same asked ratio; a selector with every other system at all its fixed sizes, of which the ratio that
-    the selector came to picks; two selectors; everything with what has no size.
+    Two of the same asked ratio or length; a selector, or a length, with every other system at all its fixed sizes, of
+    which the ratio that it came to picks; two selectors; everything with what has no size.
     """
     order = sorted(systems, key=lambda label: systems[label].kind != "press")
     for i, a in enumerate(order):
         for b in order[i + 1 :]:
             first, second = systems[a], systems[b]
             same = line_name(first) == line_name(second)
-            if first.size is None or second.size is None or (first.size.ratio == second.size.ratio and not same):
+            if first.size is None or second.size is None or (_asked_alike(first.size, second.size) and not same):
                 yield a, b, [b]
     lines = lines_of(systems)
     for a in order:
         size = systems[a].size
         if size is not None and size.ratio is None:
             for name, line in lines.items():
-                yield a, name, line
+                if a not in line:
+                    yield a, name, line

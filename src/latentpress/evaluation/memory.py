@@ -1,4 +1,4 @@
-"""Peak memory of this process."""
+"""Peak memory of this process, or of another of this user's."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ import resource
 import sys
 from pathlib import Path
 
-_CLEAR = Path("/proc/self/clear_refs")
-_STATUS = Path("/proc/self/status")
 
-
-def reset_peak() -> bool:
+def reset_peak(process: str = "self") -> bool:
     """Starts a new high-water mark of resident memory.
+
+    Args:
+        process: number of another process.
 
     Returns:
         Whether the system could; where it cannot (anything but Linux), `peak_bytes` is of the whole life of the
         process, so measure from the smallest to the largest.
     """
     try:
-        _CLEAR.write_text("5")  # man 5 proc: resets VmHWM
+        Path(f"/proc/{process}/clear_refs").write_text("5")  # man 5 proc: resets VmHWM
     except OSError:
         return False
     return True
 
 
-def peak_bytes() -> int:
-    """Highest resident memory since the mark, bytes."""
-    return _status("VmHWM") or _life_peak()
+def peak_bytes(process: str = "self") -> int:
+    """Highest resident memory since the mark, bytes; of another process only where `reset_peak` could."""
+    return _status("VmHWM", process) or _life_peak()
 
 
-def resident_bytes() -> int:
+def resident_bytes(process: str = "self") -> int:
     """Resident memory now, bytes; the peak where the system does not say."""
-    return _status("VmRSS") or _life_peak()
+    return _status("VmRSS", process) or _life_peak()
 
 
-def _status(field: str) -> int | None:
+def _status(field: str, process: str) -> int | None:
     try:
-        lines = _STATUS.read_text().splitlines()
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)

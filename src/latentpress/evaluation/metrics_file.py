@@ -12,7 +12,6 @@ import numpy as np
 
 from latentpress.errors import InputError
 from latentpress.evaluation.comparisons import Scopes, ceiling_of, losses, own, pairs, selector_gains, share
-from latentpress.evaluation.files import write_whole
 from latentpress.evaluation.latency import latency
 from latentpress.evaluation.matching import Sizes, lines_of
 from latentpress.evaluation.protocols import find_protocol
@@ -28,6 +27,7 @@ from latentpress.evaluation.scores import (
     set_headline,
 )
 from latentpress.evaluation.sources import POOLED
+from latentpress.files import write_whole
 
 FORMAT = 2
 """Of the file."""
@@ -42,7 +42,7 @@ KEYS = {
     "with all their questions, or questions)",
     "pooled": "sets whose headline measure is the same, and that measure; `pooled` numbers are means over these sets",
     "ceiling": "label of the system whose headline score the retained share is of",
-    "systems.<label>": "name, kind, reader, size, asked_ratio (null where it has no size, or its selector chose), "
+    "systems.<label>": "name, kind, reader, size, asked_ratio (null where none is asked), "
     "sees_question, identity (whatever its answers depend on), scopes",
     "systems.<label>.scopes.<set or pooled>": "asked (questions that it is asked), n (those answered or failed at), "
     "failed (errors, which score 0), f1, exact_match, substring_accuracy, rouge_l, choice_accuracy (means over the "
@@ -69,6 +69,7 @@ KEYS = {
     "first_token (for first tokens) or total (for the others), each the median, lowest and highest of the rounds; "
     "break_even: questions about one text from which on compressing it is quicker than reading it each time, null for "
     "never; nothing where the whole text is kept",
+    "speed.elsewhere.<label>": "what of a system runs in a process of its own, and on which packages",
 }
 """What the keys of the file mean; `<...>` stands for any name."""
 _SUMMED = ("asked", "n", "failed", "tokens", "kept", "correct_tokens", "correct_kept")
@@ -83,7 +84,7 @@ def write_metrics(out: Path) -> dict[str, Any]:
         InputError: a file of the folder cannot be read.
     """
     content = measure(read_folder(out))
-    write_whole(out / NAME, _dump(content))
+    write_whole(out / NAME, dump(content))
     return content
 
 
@@ -109,15 +110,13 @@ def measure(folder: Folder) -> dict[str, Any]:
     protocol = protocol_of(folder)
     scored = score_all(folder)
     measures = {one.name: set_headline(one, protocol) for one in folder.sets}
-    pooled_measure = max(measures.values(), key=[*measures.values()].count, default="f1")
-    pooled = [name for name, each in measures.items() if each == pooled_measure]
+    scopes, sizes = scopes_of(folder, scored), Sizes(scored)
+    pooled = scopes.pooled
     rows = {key: {"asked": folder.asked[key]} | row_of(found) for key, found in scored.items()}
     gaps = list(_gaps(folder, rows))
     rows = {key: row for key, row in rows.items() if row["n"]}  # a file of nothing but its header holds no score
     answering = {label for _, label in rows}
     systems = {label: one for label, one in folder.systems.items() if label in answering}
-    unfinished = {label for (name, label), row in rows.items() if name in pooled and row["n"] < row["asked"]}
-    scopes, sizes = Scopes(samples_of(folder, scored), pooled, unfinished), Sizes(scored)
     every = list(pairs(scopes, systems, sizes))
     content = {
         "format": FORMAT,
@@ -125,7 +124,7 @@ def measure(folder: Folder) -> dict[str, Any]:
         "settings": dict(folder.settings),
         "protocol": _protocol(protocol),
         "sets": {one.name: _set(one, measures[one.name], protocol) for one in folder.sets},
-        "pooled": {"sets": pooled, "measure": pooled_measure},
+        "pooled": {"sets": pooled, "measure": measures[pooled[0]] if pooled else "f1"},
         "ceiling": ceiling_of(systems),
         "systems": {
             label: _about(one) | {"scopes": _scopes(label, rows, scopes, systems)} for label, one in systems.items()
@@ -139,8 +138,19 @@ def measure(folder: Folder) -> dict[str, Any]:
         ),
         "speed": None if folder.speed is None else latency(folder.speed),
     }
-    made: dict[str, Any] = _plain(content)
+    made: dict[str, Any] = plain(content)
     return made
+
+
+def scopes_of(folder: Folder, scored: Mapping[tuple[str, str], Scored]) -> Scopes:
+    """What numbers of a folder are of: each set, and together those with the headline measure that most sets have."""
+    protocol = protocol_of(folder)
+    measures = {one.name: set_headline(one, protocol) for one in folder.sets}
+    most = max(measures.values(), key=[*measures.values()].count, default="")
+    pooled = [name for name, each in measures.items() if each == most]
+    answered = {key: int((~np.isnan(found.headline)).sum()) for key, found in scored.items()}
+    unfinished = {label for (name, label), n in answered.items() if name in pooled and n < folder.asked[name, label]}
+    return Scopes(samples_of(folder, scored), pooled, unfinished)
 
 
 def chief_scope(content: Mapping[str, Any]) -> str:
@@ -249,18 +259,18 @@ def _spread(found: Scored) -> float:
     return float(np.std(np.log2(found.tokens[sized] / found.kept[sized]))) if sized.any() else math.nan
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Plain data with rounded numbers, and null for what is no number."""
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if isinstance(value, float | np.floating):
         return round(float(value), _DIGITS) if math.isfinite(value) else None
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _dump(content: Mapping[str, Any]) -> str:
+def dump(content: Mapping[str, Any]) -> str:
     """JSON with a line for each entry of the second level, so that files of two runs can be compared by eye."""
 
     def entry(value: Any) -> str:

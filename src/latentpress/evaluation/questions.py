@@ -30,6 +30,8 @@ class Question:
     """How answers are judged: short `span` (F1, EM), `summary` (ROUGE-L too), `choice` (the letter)."""
     lang: str | None = None
     """Language code, if known."""
+    source: str = ""
+    """Where its record comes from, such as a genre; empty if not said. Nothing depends on it but analyses."""
 
     @property
     def text(self) -> str:

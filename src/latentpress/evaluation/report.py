@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from latentpress.evaluation.files import write_whole
 from latentpress.evaluation.markdown import NONE, listed, table
 from latentpress.evaluation.metrics_file import NAME, write_metrics
 from latentpress.evaluation.report_results import against, losses, outcome, scope_tables, selectors
 from latentpress.evaluation.report_speed import speed_tables
 from latentpress.evaluation.scores import measure_title
 from latentpress.evaluation.sources import POOLED
+from latentpress.files import write_whole
 
 REPORT = "report.md"
 """Name of the file in the folder."""

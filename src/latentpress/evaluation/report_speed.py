@@ -28,7 +28,7 @@ def speed_tables(content: Mapping[str, Any]) -> Iterator[str]:
         return
     yield "## Speed"
     yield (
-        f"{speed['machine']}; answers of {speed['answer_tokens']} tokens. All systems took turns in one process, warm. "
+        f"{speed['machine']}; answers of {speed['answer_tokens']} tokens. All systems took turns in one run, warm. "
         f"Numbers are ratios to `{speed['reference']}`, below 1 is quicker: the median of the rounds, with the lowest "
         "and highest. First tokens are compared with its first token, all else with its whole answer."
     )
@@ -37,6 +37,8 @@ def speed_tables(content: Mapping[str, Any]) -> Iterator[str]:
         "context compressed before. `pays from question`: how many questions about one text it takes until compressing "
         "it once, and answering from what is stored, has taken less time than reading the text for each."
     )
+    if speed["elsewhere"]:
+        yield _other_processes(speed["elsewhere"])
     for tokens, every in speed["lengths"].items():
         answer, first = (every[speed["reference"]][name]["seconds"]["median"] for name in ("total", "first_token"))
         yield f"### {int(tokens):,} tokens"
@@ -45,6 +47,19 @@ def speed_tables(content: Mapping[str, Any]) -> Iterator[str]:
         left_out = speed["left_out"].get(tokens, {})
         if left_out:
             yield "\n".join(f"- Not measured: `{label}`, {why}." for label, why in left_out.items())
+
+
+def _other_processes(elsewhere: Mapping[str, str]) -> str:
+    """What runs outside of the comparison's process, a line for systems of which the same does."""
+    labels: dict[str, list[str]] = {}
+    for label, what in elsewhere.items():
+        labels.setdefault(what, []).append(f"`{label}`")
+    lines = (f"- {', '.join(those)}: {what}." for what, those in labels.items())
+    return (
+        "Some systems run in part outside of this process, on the code of their own packages, with as many threads and "
+        "by their own clock where they answer there too. Of their difference to the others, a part is software and not "
+        "method:\n\n" + "\n".join(lines)
+    )
 
 
 def _row(label: str, one: Mapping[str, Any]) -> list[str]:

@@ -48,6 +48,8 @@ class Asked:
     """Identity of the question with its context."""
     context: str | None
     """Identity of its context, the same for all questions about it; None if the folder does not say."""
+    source: str | None
+    """Where its record comes from, such as a genre; None if the folder does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,6 +162,7 @@ def _read_set(out: Path, about: Mapping[str, Any]) -> QuestionSet:
                 lang=row.get("lang"),
                 digest=row["digest"],
                 context=row.get("context"),
+                source=row.get("source") or None,
             )
             for row in rows
         )

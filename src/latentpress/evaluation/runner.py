@@ -20,11 +20,11 @@ from typing import Any
 
 from latentpress.errors import InputError, LatentpressError
 from latentpress.evaluation.datasets import Dataset
-from latentpress.evaluation.files import write_whole
 from latentpress.evaluation.predictions import Predictions
 from latentpress.evaluation.questions import Answer, Question
 from latentpress.evaluation.results import FORMAT
 from latentpress.evaluation.systems.base import System
+from latentpress.files import write_whole
 
 BATCH = 32
 """Questions that a system is given at once."""
@@ -48,6 +48,8 @@ class Comparison:
     """Most tokens of an answer, by kind of question."""
     peer_limit: int | None = None
     """Questions of each set that peers are asked, the first of the draw; None for all."""
+    cut_limit: int | None = None
+    """The same for bounds that read part of a text."""
 
 
 @dataclass(slots=True)
@@ -93,26 +95,46 @@ def run(
         InputError: the folder holds a comparison made with other settings, or predictions made otherwise.
     """
     prepare(comparison)
-    jobs = [(system, one, _asked(comparison, system, one)) for system in comparison.systems for one in comparison.sets]
-    files = [_predictions(comparison, system, one, asked) for system, one, asked in jobs]
-    outcome = Outcome(kept=sum(len(file.rows) for file in files))
-    total = sum(len(asked) for _, _, asked in jobs)
+    files: dict[tuple[System, str], Predictions] = {}
+    total = 0
+    for system, one in itertools.product(comparison.systems, comparison.sets):
+        asked = _asked(comparison, system, one)
+        files[system, one.name] = _predictions(comparison, system, one, asked)
+        total += len(asked)
+    outcome = Outcome(kept=sum(len(file.rows) for file in files.values()))
     done = outcome.kept
-    for number, ((system, one, _), file) in enumerate(zip(jobs, files, strict=True)):
-        try:
-            while batch := _batch(file.missing):
-                progress(Progress(label=system.label, dataset=one.name, done=done, total=total))
-                answers = _answers(system, batch, comparison.answer_tokens[batch[0].kind])
-                file.add([_row(answer) for answer in answers])
-                outcome.answered += len(batch)
-                done += len(batch)
-        except LatentpressError as error:
-            outcome.failed.setdefault(one.name, {})[system.label] = str(error)
-            done += len(file.missing)
-        if close and (number + 1 == len(jobs) or jobs[number + 1][0] is not system):
-            system.close()
+    for systems in _in_turn(comparison.systems):
+        for one in comparison.sets:
+            open_files = {system: files[system, one.name] for system in systems if files[system, one.name].missing}
+            while open_files:
+                for system, file in list(open_files.items()):
+                    progress(Progress(label=system.label, dataset=one.name, done=done, total=total))
+                    batch = _batch(file.missing)
+                    try:
+                        answers = _answers(system, batch, comparison.answer_tokens[batch[0].kind])
+                    except LatentpressError as error:
+                        outcome.failed.setdefault(one.name, {})[system.label] = str(error)
+                        done += len(file.missing)
+                        del open_files[system]
+                        continue
+                    file.add([_row(answer) for answer in answers])
+                    outcome.answered += len(batch)
+                    done += len(batch)
+                    if not file.missing:
+                        del open_files[system]
+        if close:
+            for system in systems:
+                system.close()
     _write_failed(comparison, outcome.failed)
     return outcome
+
+
+def _in_turn(systems: Sequence[System]) -> list[list[System]]:
+    """Systems that share work next to each other; any other alone."""
+    groups: dict[int, list[System]] = {}
+    for system in systems:
+        groups.setdefault(id(system if system.shares is None else system.shares), []).append(system)
+    return list(groups.values())
 
 
 def _batch(missing: Sequence[Question]) -> list[Question]:
@@ -196,7 +218,11 @@ def grouped(questions: Sequence[Question]) -> list[Question]:
 
 
 def _asked(comparison: Comparison, system: System, one: Dataset) -> list[Question]:
-    limit = comparison.peer_limit if system.kind == "peer" else None
+    limit = None
+    if system.kind == "peer":
+        limit = comparison.peer_limit
+    elif system.kind == "bound" and system.size is not None:
+        limit = comparison.cut_limit
     return grouped(one.questions[:limit])
 
 
@@ -277,6 +303,7 @@ def _published(question: Question) -> dict[str, Any]:
         "answers": question.answers,
         "kind": question.kind,
         "lang": question.lang,
+        "source": question.source,
         "context": context,
         "digest": question.digest,
     }

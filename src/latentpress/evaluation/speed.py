@@ -1,56 +1,38 @@
-"""Times of compared systems, taken in one process run, in turn, after a warm-up: the file `speed.json`.
+"""Times of compared systems, taken in one run, in turn, after a warm-up: the file `speed.json`.
 
-Every answer has the same number of tokens, whatever a system would say, so that all write as much. At each length of
-text, in each round, every system compresses and answers once, and answers once from what it kept before; so times of
-one round belong together (`latentpress.evaluation.timing.interleave`).
+At each length of text, in each round, every system compresses and answers once, and answers once from what it kept
+before; so times of one round belong together (`latentpress.evaluation.timing.interleave`). A system with a process of
+its own takes its turn like all others, and its process waits while they have theirs.
 """
 
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import torch
 
-from latentpress.attention import KeyValueCache
-from latentpress.decoder.generate import Sampling, generate, prefill
-from latentpress.errors import ContextTooLongError, InputError
+from latentpress.errors import ContextTooLongError, InputError, PeerError
 from latentpress.evaluation.memory import peak_bytes, reset_peak, resident_bytes
 from latentpress.evaluation.questions import Question
 from latentpress.evaluation.speed_schema import Speed, Times
 from latentpress.evaluation.systems.base import System
+from latentpress.evaluation.systems.timed import Held, Here, Timed, TimesItself
 from latentpress.evaluation.timing import Timings, interleave
 from latentpress.tokens import tokenize
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
-
-    from latentpress.backbone import Backbone
 
 LENGTHS = (512, 2048, 7900)
 ANSWER_TOKENS = 16
 ROUNDS = 5
 _ROOM = 64  # positions of template and question beside the context, at most
 _QUESTION = "What is this article about?"
-
-
-@runtime_checkable
-class Timed(Protocol):
-    """What a system needs so that its parts can be timed in this process."""
-
-    def hold(self, question: Question) -> Any:
-        """What is kept of a question's documents."""
-
-    def prompt(self, held: Any, question: Question) -> tuple[Backbone, Tensor]:
-        """What reads, and the input embeddings `[T, D]` of the whole prompt."""
-
-    def kept_of(self, held: Any) -> int:
-        """Positions that stand for the documents."""
 
 
 def measure(
@@ -68,7 +50,7 @@ def measure(
     """Measures systems at several lengths of text.
 
     Args:
-        systems: what is timed; those that answer in another process, or do not fit, are named in `left_out`.
+        systems: what is timed; those that cannot be, or do not fit, are named in `left_out`.
         reference: the reader of the full text that ratios are taken to.
         tokenizer: by which texts are cut to length.
         most: positions of the decoder; longer texts are left out.
@@ -85,21 +67,24 @@ def measure(
     fitting = fitting_lengths(most, wanted, answer_tokens)
     every: dict[int, Mapping[str, Times]] = {}
     left_out: dict[int, Mapping[str, str]] = {}
+    elsewhere: dict[str, str] = {}
     for length in fitting:
         question = _question(text_of(tokenizer, length))
-        timed, why = _usable([reference, *(one for one in systems if one.label != reference.label)], question)
-        left_out[length] = why
+        wanting = [reference, *(one for one in systems if one.label != reference.label)]
+        subjects, left_out[length] = _usable(wanting, question, answer_tokens)
+        elsewhere |= {label: one.elsewhere for label, one in subjects.items() if one.elsewhere}
 
         def told(line: str, length: int = length) -> None:
             note(f"{length:,} tokens, {line}")
 
-        every[length] = _times(timed, question, rounds, answer_tokens, told)
+        every[length] = _times(subjects, rounds, told)
         found = Speed(
             machine=machine(),
             reference=reference.label,
             answer_tokens=answer_tokens,
             lengths=dict(every),
             left_out=dict(left_out),
+            elsewhere=dict(elsewhere),
         )
         keep(found)
     return found
@@ -131,110 +116,111 @@ def _question(text: str) -> Question:
     return Question(id="speed", dataset="speed", contexts=(text,), question=_QUESTION, answers=("",))
 
 
-def _usable(systems: Sequence[System], question: Question) -> tuple[dict[str, tuple[Timed, int]], dict[str, str]]:
-    """Systems that can be timed with the positions they keep, and why the others cannot; each is warm after it."""
-    found: dict[str, tuple[Timed, int]] = {}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Subject:
+    """A system with one text, warm."""
+
+    system: System
+    parts: TimesItself
+    """Its parts."""
+    question: Question
+    tokens: int
+    """Of every answer."""
+    held: Held
+    """What it keeps of the text."""
+    elsewhere: str
+    """What of it runs in a process of its own, in words; empty for nothing."""
+
+    def from_text(self) -> Mapping[str, float]:
+        """Compresses and answers."""
+        held = self.parts.timed_hold(self.question)
+        read = self.parts.timed_read(held, self.question, self.tokens)
+        return {
+            "compress": held.seconds,
+            "first token": held.seconds + read.first_token,
+            "total": held.seconds + read.total,
+        }
+
+    def from_stored(self) -> Mapping[str, float]:
+        """Answers from what was kept before."""
+        read = self.parts.timed_read(self.held, self.question, self.tokens)
+        return {"first token": read.first_token, "total": read.total}
+
+    def peak(self) -> int | None:
+        """Memory that `from_text` takes beside what was there before, in the process that takes most; None if unknown.
+
+        A system's processes work in turn, so they do not need theirs at once.
+        """
+        worker = self.system.worker
+        if torch.cuda.is_available():
+            if worker is not None:  # what it takes of the device is not known here
+                return None
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            self.from_text()
+            return max(0, torch.cuda.max_memory_allocated() - before)
+        processes = ["self"] if worker is None else ["self", str(worker.pid)]
+        if not all(map(reset_peak, processes)):
+            return None
+        before_each = list(map(resident_bytes, processes))
+        self.from_text()
+        return max(0, *(peak_bytes(one) - before for one, before in zip(processes, before_each, strict=True)))
+
+
+def _usable(systems: Sequence[System], question: Question, tokens: int) -> tuple[dict[str, _Subject], dict[str, str]]:
+    """Systems that can be timed, each warm, and why the others cannot."""
+    found: dict[str, _Subject] = {}
     why: dict[str, str] = {}
     for system in systems:
-        if not isinstance(system, Timed):
-            why[system.label] = "answers in a process of its own"
+        parts = Here(system) if isinstance(system, Timed) else system
+        if not isinstance(parts, TimesItself):
+            why[system.label] = "it does not say how its parts are timed"
             continue
         try:
-            held = system.hold(question)
-            write_answer(*system.prompt(held, question), 2)
-            found[system.label] = (system, system.kept_of(held))
-        except ContextTooLongError as error:
+            held = parts.timed_hold(question)
+            parts.timed_read(held, question, 2)
+            found[system.label] = _Subject(
+                system=system, parts=parts, question=question, tokens=tokens, held=held, elsewhere=_elsewhere(system)
+            )
+        except (ContextTooLongError, PeerError) as error:
             why[system.label] = str(error)
     return found, why
 
 
-def _times(
-    systems: Mapping[str, tuple[Timed, int]],
-    question: Question,
-    rounds: int,
-    tokens: int,
-    note: Callable[[str], None],
-) -> dict[str, Times]:
+def _elsewhere(system: System) -> str:
+    """What of a system runs in a process of its own, on which code; empty for nothing."""
+    if system.worker is None:
+        return ""
+    does = "compresses" if isinstance(system, Timed) else "compresses and answers"
+    packages = [f"{name} {version}" for name, version in system.worker.versions.items() if name != "python"]
+    return f"{does} in a process of its own ({', '.join(packages)})"
+
+
+def _times(subjects: Mapping[str, _Subject], rounds: int, note: Callable[[str], None]) -> dict[str, Times]:
     """Times of every system with one text."""
     sides: dict[str, Callable[[], Mapping[str, float]]] = {}
-    held: dict[str, Any] = {}
-    stores: dict[str, bool] = {}
-    for label, (system, _) in systems.items():
-        held[label] = system.hold(question)
-        stores[label] = not getattr(system, "sees_question", False)
-        sides[label] = lambda system=system: _pressed(system, question, tokens)  # type: ignore[misc]
-        if stores[label]:
-            sides[f"{label} stored"] = lambda system=system, one=held[label]: _read(system, one, question, tokens)  # type: ignore[misc]
-    times = interleave(sides, rounds=rounds, warm=False, note=note)
-    return {
-        label: _of(times, label, kept, stores[label], _peak(system, question, tokens))
-        for label, (system, kept) in systems.items()
-    }
+    for label, one in subjects.items():
+        sides[label] = one.from_text
+        if not one.system.sees_question:
+            sides[f"{label} stored"] = one.from_stored
+    taken = interleave(sides, rounds=rounds, warm=False, note=note)
+    return {label: _of(taken, label, one) for label, one in subjects.items()}
 
 
-def _of(times: Timings, label: str, kept: int, stores: bool, peak: int | None) -> Times:
+def _of(taken: Timings, label: str, subject: _Subject) -> Times:
     def series(name: str) -> tuple[float, ...]:
-        return tuple(times.seconds[name])
+        return tuple(taken.seconds[name])
 
-    stored = f"{label} stored"
+    stored = None if subject.system.sees_question else f"{label} stored"
     return Times(
-        compress=series(f"{label}: compress") if stores else None,
+        compress=series(f"{label}: compress") if stored else None,
         first_token=series(f"{label}: first token"),
-        total=series(label),
-        stored_first_token=series(f"{stored}: first token") if stores else None,
-        stored_total=series(stored) if stores else None,
-        kept=kept,
-        peak_bytes=peak,
+        total=series(f"{label}: total"),
+        stored_first_token=series(f"{stored}: first token") if stored else None,
+        stored_total=series(f"{stored}: total") if stored else None,
+        kept=subject.held.kept,
+        peak_bytes=subject.peak(),
     )
-
-
-def _pressed(system: Timed, question: Question, tokens: int) -> Mapping[str, float]:
-    began = time.perf_counter()
-    held = system.hold(question)
-    compressed = time.perf_counter() - began
-    return {"compress": compressed, "first token": compressed + _read(system, held, question, tokens)["first token"]}
-
-
-def _read(system: Timed, held: Any, question: Question, tokens: int) -> Mapping[str, float]:
-    began = time.perf_counter()
-    backbone, prompt = system.prompt(held, question)
-    return {"first token": write_answer(backbone, prompt, tokens, began)[0]}
-
-
-def _peak(system: Timed, question: Question, tokens: int) -> int | None:
-    """Memory that compressing and answering take beside what was there before; None where the system cannot say."""
-    if torch.cuda.is_available():
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        _pressed(system, question, tokens)
-        return max(0, torch.cuda.max_memory_allocated() - before)
-    before = resident_bytes()
-    if not reset_peak():
-        return None
-    _pressed(system, question, tokens)
-    return max(0, peak_bytes() - before)
-
-
-def write_answer(backbone: Backbone, prompt: Tensor, tokens: int, began: float = 0.0) -> tuple[float, list[int]]:
-    """Reads a prompt and writes so many tokens, never fewer.
-
-    Args:
-        backbone: what reads.
-        prompt: input embeddings, `[T, D]`.
-        tokens: of the answer.
-        began: reading of `time.perf_counter` that the time is counted from.
-
-    Returns:
-        Seconds to the first token, and the tokens.
-    """
-    cache = KeyValueCache(1)
-    states = prefill(backbone, [prompt], cache)
-    written: list[int] = []
-    first = 0.0
-    for row in generate(backbone, states, cache, frozenset(), Sampling(max_new_tokens=tokens)):
-        written.append(int(row[0] or 0))
-        first = first or time.perf_counter() - began
-    return first, written
 
 
 @cache

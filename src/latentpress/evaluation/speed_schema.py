@@ -17,7 +17,8 @@
           }
         }
       },
-      "left_out": {"7900": {"some-peer-x4": "needs more memory than there is"}}
+      "left_out": {"7900": {"some-peer-x4": "needs more memory than there is"}},
+      "elsewhere": {"snapkv-x4-tuned": "compresses and answers in a process of its own (kvpress 0.5.5)"}
     }
 
 Keys of `lengths` are tokens of text. A list holds seconds, one a round: in round i every system ran once, one after
@@ -36,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from latentpress.errors import InputError
-from latentpress.evaluation.files import write_whole
+from latentpress.files import write_whole
 
 FORMAT = 1
 """Of the file."""
@@ -65,7 +66,7 @@ class Times:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speed:
-    """What was measured in one process run."""
+    """What was measured in one run."""
 
     machine: str
     """What it ran on, in words."""
@@ -77,6 +78,8 @@ class Speed:
     """Times by tokens of text and system's label."""
     left_out: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     """Why a system has no times at a length."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """What of a system runs in a process of its own, by the system's label."""
 
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
@@ -92,6 +95,7 @@ class Speed:
             "answer_tokens": self.answer_tokens,
             "lengths": lengths,
             "left_out": left_out,
+            "elsewhere": dict(self.elsewhere),
         }
         write_whole(path, json.dumps(content, indent=1) + "\n")
 
@@ -115,6 +119,7 @@ class Speed:
                     for tokens, every in content["lengths"].items()
                 },
                 left_out={int(tokens): dict(why) for tokens, why in content.get("left_out", {}).items()},
+                elsewhere=dict(content.get("elsewhere", {})),
             )
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             if isinstance(error, InputError):

@@ -17,6 +17,7 @@ from latentpress.evaluation.questions import Answer, Question
 
 if TYPE_CHECKING:
     from latentpress.decoder.prompt import PromptSettings
+    from latentpress.evaluation.systems.peers.sharing import Lease
     from latentpress.press import Press
 
 SystemKind = Literal["press", "bound", "peer"]
@@ -24,34 +25,49 @@ SystemKind = Literal["press", "bound", "peer"]
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of a text a system is asked to keep: at a ratio, or as its selector says with a scale."""
+    """How much of a text a system is asked to keep: at a ratio, in a length, or as its selector says with a scale."""
 
     ratio: float | None = None
-    """Context tokens for each position kept; None lets the selector choose."""
+    """Context tokens for each position kept; None without a length lets the selector choose."""
     scale: float = 0.0
     """Added to the selector's log2 ratio."""
+    length: int | None = None
+    """Latents of each window, or document, of a press that has lengths in place of ratios."""
 
     @staticmethod
     def parse(text: str) -> Size:
-        """Reads `4`, `x4`, `auto`, `auto+1` or `auto-0.5`.
+        """Reads `4`, `x4`, `m64`, `auto`, `auto+1` or `auto-0.5`.
 
         Raises:
-            InputError: anything else, or a ratio below 1.
+            InputError: anything else, or a ratio or length below 1.
         """
         word = text.strip().lower()
         try:
             if word.startswith("auto"):
                 size = Size(scale=float(word[4:] or 0))
+            elif word.startswith("m"):
+                size = Size(length=int(word[1:]))
             else:
                 size = Size(ratio=float(word.removeprefix("x")))
         except ValueError:
-            raise InputError(f"size {text!r} is neither a ratio (4) nor the selector's choice (auto, auto+1)") from None
-        if not math.isfinite(size.scale) or (size.ratio is not None and not 1 <= size.ratio < math.inf):
-            raise InputError(f"size {text!r} is out of range; a ratio is 1 or more (4 keeps a quarter)")
+            raise InputError(
+                f"size {text!r} is neither a ratio (4), nor a number of latents (m64), nor the selector's choice "
+                "(auto, auto+1)"
+            ) from None
+        amount = size.ratio if size.length is None else size.length
+        if not math.isfinite(size.scale) or (amount is not None and not 1 <= amount < math.inf):
+            raise InputError(f"size {text!r} is out of range; a ratio is 1 or more (4 keeps a quarter), and so is m64")
         return size
 
+    @property
+    def chosen(self) -> bool:
+        """Whether a selector chooses."""
+        return self.ratio is None and self.length is None
+
     def __str__(self) -> str:
-        """`x4`, `auto` or `auto+1`."""
+        """`x4`, `m64`, `auto` or `auto+1`."""
+        if self.length is not None:
+            return f"m{self.length}"
         if self.ratio is not None:
             return f"x{self.ratio:g}"
         return f"auto{self.scale:+g}" if self.scale else "auto"
@@ -70,6 +86,12 @@ class System(ABC):
     """How much is kept; None where that is no question: the full text, or no context."""
     sees_question: bool
     """The question is known while the context is compressed: such systems are ranked apart."""
+    worker: Lease | None = None
+    """The process that does all or part of its work; None where all is done in this one."""
+
+    shares: object | None = None
+    """What it shares with others that hold the same: they are asked about a batch in turn, so that work on its
+    documents is done once."""
 
     @property
     def label(self) -> str:
@@ -89,8 +111,10 @@ class System(ABC):
         batches at most rarely: nothing need be remembered between calls.
         """
 
-    def close(self) -> None:  # noqa: B027 - most systems hold nothing
-        """Gives back processes and memory."""
+    def close(self) -> None:
+        """Gives its worker back."""
+        if self.worker is not None:
+            self.worker.close()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -59,10 +60,9 @@ class CutSystem(System):
 
     def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
         """See `System.answer`."""
-        documents = dict.fromkeys(context for one in questions for context in one.contexts)
-        counts = {context: self._press.count_tokens(context) for context in documents}
-        tokens = [sum(counts[context] for context in one.contexts) for one in questions]
-        texts = [self.kept(one, math.ceil(count / self._ratio)) for one, count in zip(questions, tokens, strict=True)]
+        counted = functools.cache(self._press.count_tokens)
+        tokens = [sum(map(counted, one.contexts)) for one in questions]
+        texts = [self._cut(one, count) for one, count in zip(questions, tokens, strict=True)]
         replies = self._reader.answer(texts, [one.question for one in questions], max_new_tokens)
         return [
             as_answer(reply, tokens=count, kept=self._press.count_tokens(text), nbytes=self._stored_bytes(text))
@@ -71,8 +71,7 @@ class CutSystem(System):
 
     def hold(self, question: Question) -> str:
         """See `Timed.hold`: the text that is left."""
-        tokens = sum(map(self._press.count_tokens, question.contexts))
-        return self.kept(question, math.ceil(tokens / self._ratio))
+        return self._cut(question, sum(map(self._press.count_tokens, question.contexts)))
 
     def prompt(self, held: str, question: Question) -> tuple[Backbone, Tensor]:
         """See `Timed.prompt`."""
@@ -86,6 +85,10 @@ class CutSystem(System):
         """What is left of a question's documents; drawn anew for each question, whatever stands beside it."""
         seed = self._seed + int(question.digest, 16)
         return self._cutter(question.text, question.question, budget, self._press.base.tokenizer, seed)
+
+    def _cut(self, question: Question, tokens: int) -> str:
+        """What is left at the ratio of a question's documents, which have so many tokens."""
+        return self.kept(question, math.ceil(tokens / self._ratio))
 
     def _stored_bytes(self, text: str) -> int | None:
         """Bytes of the text in UTF-8; whatever sees the question must go back to the whole text for the next one."""

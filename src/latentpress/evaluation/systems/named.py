@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from latentpress.evaluation.systems.presses import PressSystem
     from latentpress.press import Press
 
+_OF_PRESSES = "only a press has lengths, or a selector that chooses"
+
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
@@ -73,6 +75,10 @@ def make_systems(
     twice = [label for label, count in Counter(system.label for system in systems).items() if count > 1]
     if twice:
         raise InputError(f"{', '.join(twice)} would be compared with itself; name each system once")
+    if any(wanted.name not in table for wanted in (_wanted(name, table) for name in names)):
+        from latentpress.evaluation.systems.presses import share_compressions
+
+        share_compressions(systems)
     return systems, list(dict.fromkeys(notes))
 
 
@@ -166,10 +172,10 @@ def _sizes(family: Family, asked: Sequence[Size], default: Sequence[Size], notes
         if asked:
             raise InputError(f"{family.name} has no size; leave @{asked[0]} out")
         return [None]
-    chosen = [size for size in asked or default if size.ratio is None]
-    if asked and chosen:
-        raise InputError(f"{family.name}@{chosen[0]}: only a press has a selector that chooses a ratio; give a number")
-    notes += [f"{family.name} at {size}: only a press has a selector that chooses a ratio" for size in chosen]
+    others = [size for size in asked or default if size.ratio is None]
+    if asked and others:
+        raise InputError(f"{family.name}@{others[0]}: {_OF_PRESSES}; give a ratio")
+    notes += [f"{family.name} at {size}: {_OF_PRESSES}" for size in others]
     return [size for size in asked or default if size.ratio is not None]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from latentpress.arguments import WantedSize
 from latentpress.errors import RatioError
 from latentpress.evaluation.questions import Answer, Question
 from latentpress.evaluation.systems.base import Size, System, SystemKind
@@ -16,6 +17,42 @@ if TYPE_CHECKING:
     from latentpress.backbone import Backbone
     from latentpress.latents import EmbeddingLatents
     from latentpress.press import Press
+
+
+class Compressions:
+    """Latents of one press at several sizes, of the documents asked about last; each is encoded once for all sizes.
+
+    Args:
+        press: the press.
+        sizes: every size that will be asked for.
+    """
+
+    def __init__(self, press: Press, sizes: Sequence[Size]) -> None:
+        self.press, self.sizes = press, list(sizes)
+        self._made: dict[str, dict[Size, EmbeddingLatents]] = {}
+
+    def at(self, size: Size, documents: Sequence[str]) -> list[EmbeddingLatents]:
+        """Latents of documents at a size."""
+        if not all(document in self._made for document in documents):
+            made = self.press.compress_at(documents, [_wanted(one) for one in self.sizes])
+            by_document = zip(*made, strict=True)
+            self._made = {
+                document: dict(zip(self.sizes, own, strict=True))
+                for document, own in zip(documents, by_document, strict=True)
+            }
+        return [self._made[document][size] for document in documents]
+
+
+def share_compressions(systems: Sequence[System]) -> None:
+    """Has all sizes of a press made from one reading of a text."""
+    groups: dict[int, list[PressSystem]] = {}
+    for system in systems:
+        if isinstance(system, PressSystem):
+            groups.setdefault(id(system.press), []).append(system)
+    for group in groups.values():
+        shared = Compressions(group[0].press, list(dict.fromkeys(system.size for system in group)))
+        for system in group:
+            system.shares = shared
 
 
 class PressSystem(System):
@@ -33,12 +70,15 @@ class PressSystem(System):
     kind: SystemKind = "press"
     reader = "own"
     sees_question = False
+    size: Size
+    shares: Compressions
 
     def __init__(self, press: Press, size: Size, *, name: str | None = None) -> None:
         check_size(press, size)
         self.press = press
-        self.size = self._size = size
+        self.size = size
         self.name = name or press.config.name
+        self.shares = Compressions(press, [size])
 
     def identity(self) -> dict[str, Any]:
         """See `System.identity`; prompt and settings are in the press's fingerprint."""
@@ -46,15 +86,15 @@ class PressSystem(System):
             "press": self.press.fingerprint,
             "base": self.press.base.fingerprint,
             "dtype": str(self.press.model.decoder.dtype).removeprefix("torch."),
-            "ratio": self._size.ratio,
-            "scale": self._size.scale,
+            "ratio": self.size.ratio,
+            "scale": self.size.scale,
+            **({} if self.size.length is None else {"length": self.size.length}),
         }
 
     def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
         """See `System.answer`; each distinct document is compressed once."""
         documents = list(dict.fromkeys(context for one in questions for context in one.contexts))
-        made = self.press.compress(documents, ratio=self._size.ratio, scale=self._size.scale)
-        latents = dict(zip(documents, made, strict=True))
+        latents = dict(zip(documents, self.shares.at(self.size, documents), strict=True))
         tokens = {document: self.press.count_tokens(document) for document in documents}
         contexts = [[latents[context] for context in one.contexts] for one in questions]
         kept = [sum(map(len, own)) for own in contexts]
@@ -81,7 +121,8 @@ class PressSystem(System):
 
     def hold(self, question: Question) -> list[EmbeddingLatents]:
         """See `Timed.hold`: the latents."""
-        return self.press.compress(question.contexts, ratio=self._size.ratio, scale=self._size.scale)
+        (made,) = self.press.compress_at(question.contexts, [_wanted(self.size)])
+        return made
 
     def prompt(self, held: list[EmbeddingLatents], question: Question) -> tuple[Backbone, Tensor]:
         """See `Timed.prompt`."""
@@ -92,24 +133,28 @@ class PressSystem(System):
         return sum(map(len, held))
 
 
+def _wanted(size: Size) -> WantedSize:
+    return WantedSize(ratio=size.ratio, length=size.length, scale=size.scale)
+
+
 def check_size(press: Press, size: Size) -> None:
     """Makes sure that a press can compress at a size.
 
     Raises:
-        RatioError: a ratio that is no candidate, or a selector's choice where there is no selector.
+        RatioError: a ratio or length that is no candidate, or a selector's choice where there is no selector.
     """
     from latentpress.arguments import requested_size
 
     policy = press.model.policy
     listed = ", ".join(map(str, policy.candidates))
     try:
-        requested_size(policy, size.ratio, size.scale)
+        requested_size(policy, size.ratio, size.scale, size.length)
     except RatioError as error:
         raise RatioError(f"press {press.config.name!r}: {error}") from error
-    if size.ratio is None and not policy.predicts:
+    if size.chosen and not policy.predicts:
         raise RatioError(
             f"press {press.config.name!r}: size {size} is its selector's choice, and it has none; "
-            f"choose one of the ratios {listed}"
+            f"choose one of {listed}"
         )
 
 

@@ -16,7 +16,7 @@ from latentpress.backbone import Backbone
 from latentpress.checkpoints.config import PressConfig
 from latentpress.compressors import FirstTokens
 from latentpress.decoder.generate import Sampling
-from latentpress.decoder.prompt import PromptSettings, Slot, render
+from latentpress.decoder.prompt import Piece, PromptSettings, Slot, render
 from latentpress.decoder.reader import Reader
 from latentpress.errors import InputError
 from latentpress.evaluation.systems.base import Setup
@@ -80,16 +80,11 @@ class TextReader:
         Raises:
             InputError: an empty question.
         """
-        requests = [self._reader.request(question) for question in questions]
-        pairs = list(zip(texts, questions, strict=True))
-        documents = [text if text.strip() else self._question_alone(question) for text, question in pairs]
-        distinct = list(dict.fromkeys(documents))
+        composed = [self._composed(text, question) for text, question in zip(texts, questions, strict=True)]
+        prompts = [prompt for _, prompt in composed]
+        distinct = list(dict.fromkeys(document for document, _ in composed))
         verbatim = dict(zip(distinct, self.press.compress(distinct, ratio=1), strict=True))
-        latents = [[verbatim[document]] for document in documents]
-        opening = self._reader.opening(1)
-        prompts = [
-            [*opening, request] if text.strip() else self._alone for text, request in zip(texts, requests, strict=True)
-        ]
+        latents = [[verbatim[document]] for document, _ in composed]
         sampling = Sampling(max_new_tokens=max_new_tokens)
 
         def ask(batch: list[int]) -> list[str]:
@@ -101,14 +96,15 @@ class TextReader:
 
     def prompt(self, text: str, question: str) -> tuple[Backbone, Tensor]:
         """What reads, and the input embeddings `[T, D]` of the prompt that `answer` reads; see `Timed.prompt`."""
-        document = text if text.strip() else self._question_alone(question)
-        latents = self.press.compress([document], ratio=1)
-        request = self._reader.request(question)
-        pieces = [*self._reader.opening(1), request] if text.strip() else self._alone
-        return self._reader.backbone, self._reader.embed(pieces, latents)
+        document, prompt = self._composed(text, question)
+        return self._reader.backbone, self._reader.embed(prompt, self.press.compress([document], ratio=1))
 
-    def _question_alone(self, question: str) -> str:
-        return self._prompt.question.replace("{question}", question).lstrip()
+    def _composed(self, text: str, question: str) -> tuple[str, list[Piece]]:
+        """What stands in the prompt's slot, and the prompt; without a text, the question stands there, alone."""
+        request = self._reader.request(question)
+        if text.strip():
+            return text, [*self._reader.opening(1), request]
+        return self._prompt.question.replace("{question}", question).lstrip(), self._alone
 
 
 def _check_kind(name: str, press: Press) -> None:

@@ -12,10 +12,8 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,6 +21,7 @@ from pathlib import Path
 
 from latentpress.base_model import cache_root
 from latentpress.errors import InputError
+from latentpress.files import put_in_place, staging_beside
 from latentpress.paths import local_path
 
 _FIRST = "torch"  # installed by itself
@@ -120,26 +119,14 @@ def install(name: str, progress: Callable[[str], None] = lambda _line: None) -> 
     Raises:
         InputError: an unknown peer, or pip fails; nothing half-made is left under the environment's name.
     """
-    from filelock import FileLock
-
     package = _package(name)
     folder, python = package.folder, python_in(package.folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{name}.lock"):
+        with staging_beside(folder) as staging:
             if python.exists() and _versions(python, package).get(name) == package.version:
                 return python
-            prefix = f".{name}.tmp-"
-            for abandoned in folder.parent.glob(f"{prefix}*"):  # the lock is ours, so whoever made these is dead
-                shutil.rmtree(abandoned, ignore_errors=True)
-            staging = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-            try:
-                _fill(package, staging / "new", progress)
-                if folder.exists():
-                    folder.rename(staging / "old")
-                (staging / "new").rename(folder)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
+            _fill(package, staging / "new", progress)
+            put_in_place(staging / "new", folder)
     except OSError as error:
         raise InputError(
             f"cannot make the environment of the peer {name} in {folder}: {error}; "

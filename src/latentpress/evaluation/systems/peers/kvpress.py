@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,9 @@ from latentpress.evaluation.questions import Answer, Question
 from latentpress.evaluation.systems.base import Family, Setup, Size, System, SystemKind
 from latentpress.evaluation.systems.batching import as_answer
 from latentpress.evaluation.systems.peers.environments import PACKAGES, Interpreter, find
-from latentpress.evaluation.systems.peers.sharing import Lease
+from latentpress.evaluation.systems.peers.process import Fields
+from latentpress.evaluation.systems.peers.sharing import Lease, model_settings
+from latentpress.evaluation.systems.timed import Held, Reading
 
 if TYPE_CHECKING:
     from latentpress.evaluation.systems.readers import TextReader
@@ -78,6 +81,24 @@ METHODS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Text:
+    """Documents as the worker takes them."""
+
+    tokens: int
+    """Of the documents."""
+    budget: int
+    """Entries that are to stand for them."""
+    before: int
+    """Tokens of the prompt before them, whose entries stand beside those."""
+    request: Fields
+    """What the worker is told: the context, and how it is pressed."""
+
+    def kept(self, entries: Sequence[int]) -> int:
+        """Entries that stand for the documents, from those of each layer."""
+        return round(statistics.mean(entries)) - self.before
+
+
 class KvpressSystem(System):
     """A press of keys and values and the model whose they are.
 
@@ -92,6 +113,7 @@ class KvpressSystem(System):
 
     kind: SystemKind = "peer"
     sees_question = False
+    worker: Lease
 
     def __init__(
         self, method: Method, setup: Setup, reader: TextReader, size: Size | None, interpreter: Interpreter, model: Path
@@ -105,9 +127,7 @@ class KvpressSystem(System):
         self._count = setup.press.count_tokens
         network, prompt = press.model, press.config.prompt
         self._reader = Reader(network.decoder, press.base, prompt, network.policy, network.compressor.count)
-        dtype = str(network.decoder.dtype).removeprefix("torch.")
-        settings = {"model": str(model), "device": str(network.decoder.device), "dtype": dtype}
-        self._worker = Lease(_PACKAGE.name, interpreter.python, _WORKER, settings)
+        self.worker = Lease(_PACKAGE.name, interpreter.python, _WORKER, model_settings(model, network.decoder))
 
     def identity(self) -> dict[str, Any]:
         """See `System.identity`."""
@@ -125,41 +145,56 @@ class KvpressSystem(System):
             answers += self._about_one_text(list(group), max_new_tokens)
         return answers
 
-    def close(self) -> None:
-        """See `System.close`."""
-        self._worker.close()
+    def timed_hold(self, question: Question) -> Held:
+        """See `TimesItself.timed_hold`; the worker holds one text for each system."""
+        began = time.perf_counter()
+        text = self._text(question)
+        prepared = time.perf_counter() - began
+        done = self.worker.ask(do="hold", name=self.label, **text.request)
+        return Held(self.label, text.kept(done["kept"]), prepared + done["seconds"])
+
+    def timed_read(self, held: Held, question: Question, tokens: int) -> Reading:
+        """See `TimesItself.timed_read`."""
+        began = time.perf_counter()
+        request = self._reader.request(question.question)
+        prepared = time.perf_counter() - began
+        done = self.worker.ask(do="read", name=held.what, question=request, tokens=tokens)
+        return Reading(prepared + done["first_token"], prepared + done["total"])
 
     def _about_one_text(self, questions: list[Question], max_new_tokens: int) -> list[Answer]:
         from latentpress.decoder.reader import stop_tokens
-        from latentpress.tokens import encode_inert
 
-        documents = encode_inert(self._press.base.tokenizer, questions[0].text)
-        before = [i for piece in self._reader.opening(1) if isinstance(piece, list) for i in piece]
-        tokens = sum(map(self._count, questions[0].contexts))
-        budget = min(math.ceil(tokens / self._ratio), len(documents))
+        text = self._text(questions[0])
         requests = [self._reader.request(one.question) for one in questions]
-        errors = [self._error(len(before) + len(documents) + len(one), max_new_tokens) for one in requests]
+        used = len(text.request["context"])
+        errors = [self._error(used + len(one), max_new_tokens) for one in requests]
         asked = [request for request, error in zip(requests, errors, strict=True) if error is None]
         if not asked:
-            return [as_answer(error or "", tokens=tokens, kept=budget, nbytes=None) for error in errors]
-        keep = len(before) + (len(documents) if self._ratio == 1 else budget)
-        done = self._worker.ask(
-            context=[*before, *documents],
-            questions=asked,
-            press=self._method.press,
-            options=self._method.options(keep),
-            keep=keep,
-            stops=sorted(stop_tokens(self._press.base)),
-            max_new_tokens=max_new_tokens,
-        )
-        texts = iter(done["answers"])
-        kept = round(statistics.mean(done["kept"])) - len(before)
+            return [as_answer(error or "", tokens=text.tokens, kept=text.budget, nbytes=None) for error in errors]
+        stops = sorted(stop_tokens(self._press.base))
+        done = self.worker.ask(do="answer", questions=asked, stops=stops, max_new_tokens=max_new_tokens, **text.request)
+        kept, nbytes, replies = text.kept(done["kept"]), done["bytes"], map(self._decoded, done["answers"])
         return [
-            as_answer(
-                self._text(next(texts)) if error is None else error, tokens=tokens, kept=kept, nbytes=done["bytes"]
-            )
+            as_answer(next(replies) if error is None else error, tokens=text.tokens, kept=kept, nbytes=nbytes)
             for error in errors
         ]
+
+    def _text(self, question: Question) -> _Text:
+        """A question's documents."""
+        from latentpress.tokens import encode_inert
+
+        documents = encode_inert(self._press.base.tokenizer, question.text)
+        before = [i for piece in self._reader.opening(1) if isinstance(piece, list) for i in piece]
+        tokens = sum(map(self._count, question.contexts))
+        budget = min(math.ceil(tokens / self._ratio), len(documents))
+        keep = len(before) + (len(documents) if self._ratio == 1 else budget)
+        request = {
+            "context": [*before, *documents],
+            "press": self._method.press,
+            "options": self._method.options(keep),
+            "keep": keep,
+        }
+        return _Text(tokens=tokens, budget=budget, before=len(before), request=request)
 
     def _error(self, used: int, new: int) -> ContextTooLongError | None:
         """Why a prompt does not fit the decoder, which has to read all of it before anything is dropped."""
@@ -169,7 +204,7 @@ class KvpressSystem(System):
             return error
         return None
 
-    def _text(self, ids: list[int]) -> str:
+    def _decoded(self, ids: list[int]) -> str:
         decoded = self._press.base.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(decoded)
 

@@ -14,16 +14,17 @@ what is above is cut off: it hands on about as many tokens as every other system
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from latentpress.evaluation.questions import BETWEEN, Answer, Question
 from latentpress.evaluation.systems.base import Family, Setup, Size, System, SystemKind
 from latentpress.evaluation.systems.bounds import CutSystem
 from latentpress.evaluation.systems.cutters import everything, head
 from latentpress.evaluation.systems.peers.environments import PACKAGES, Interpreter, find
-from latentpress.evaluation.systems.peers.sharing import Lease
+from latentpress.evaluation.systems.peers.sharing import Lease, model_settings
 
 if TYPE_CHECKING:
     from latentpress.evaluation.systems.readers import TextReader
@@ -43,8 +44,21 @@ _QUESTION: dict[str, Any] = {
     "context_budget": "+100",
 }
 
+_Key = tuple[tuple[str, ...], str | None, int]
 Compress = Callable[[float], str]
 """What the peer keeps of a text when it is asked for so many tokens."""
+
+
+class Kept:
+    """What is left of the texts asked about last, by text, question if it is seen, and budget; for all readers."""
+
+    def __init__(self) -> None:
+        self._texts: dict[_Key, str] = {}
+
+    def only(self, contexts: Collection[tuple[str, ...]]) -> dict[_Key, str]:
+        """Forgets the texts of other contexts."""
+        self._texts = {key: text for key, text in self._texts.items() if key[0] in contexts}
+        return self._texts
 
 
 class LlmLinguaSystem(CutSystem):
@@ -57,9 +71,12 @@ class LlmLinguaSystem(CutSystem):
         size: a ratio.
         interpreter: runs the package.
         model: folder of the small model.
+        shares: one for all readers of what it keeps at this size.
     """
 
     kind: SystemKind = "peer"
+    worker: Lease
+    shares: Kept
 
     def __init__(
         self,
@@ -69,23 +86,23 @@ class LlmLinguaSystem(CutSystem):
         size: Size | None,
         interpreter: Interpreter,
         model: Path,
+        shares: Kept,
     ) -> None:
         super().__init__(family, everything, setup, reader, size)
         self._versions = dict(interpreter.versions)
         self._options = _QUESTION if family.sees_question else _BLIND
-        decoder = setup.press.model.decoder
-        dtype = str(decoder.dtype).removeprefix("torch.")
-        settings = {"model": str(model), "device": str(decoder.device), "dtype": dtype}
-        self._worker = Lease(_PACKAGE.name, interpreter.python, _WORKER, settings)
-        self._made: dict[tuple[tuple[str, ...], int], str] | None = None
+        settings = model_settings(model, setup.press.model.decoder)
+        self.worker = Lease(_PACKAGE.name, interpreter.python, _WORKER, settings)
+        self.shares = shares
+        self._made: dict[_Key, str] | None = None
 
     def identity(self) -> dict[str, Any]:
         """See `System.identity`."""
         return {**super().identity(), "peer": self._versions, "options": self._options}
 
     def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
-        """See `System.answer`; without the question, a text is compressed once for all of these."""
-        self._made = {}
+        """See `System.answer`; a text is compressed once for all of these and all readers."""
+        self._made = self.shares.only({one.contexts for one in questions})
         try:
             return super().answer(questions, max_new_tokens)
         finally:
@@ -93,16 +110,12 @@ class LlmLinguaSystem(CutSystem):
 
     def kept(self, question: Question, budget: int) -> str:
         """What is left of a question's documents, of at most so many tokens."""
-        key = (question.contexts, budget)
-        if self.sees_question or self._made is None:
+        if self._made is None:
             return self._compressed(question, budget)
+        key = (question.contexts, question.question if self.sees_question else None, budget)
         if key not in self._made:
             self._made[key] = self._compressed(question, budget)
         return self._made[key]
-
-    def close(self) -> None:
-        """See `System.close`."""
-        self._worker.close()
 
     def _compressed(self, question: Question, budget: int) -> str:
         count, text = self._press.count_tokens, question.text.strip()
@@ -114,7 +127,7 @@ class LlmLinguaSystem(CutSystem):
             asked = question.question
 
         def compress(target: float) -> str:
-            answer = self._worker.ask(documents=documents, question=asked, target=target, options=self._options)
+            answer = self.worker.ask(documents=documents, question=asked, target=target, options=self._options)
             return str(answer["kept"])
 
         kept = nearest(compress, budget, lambda one: count(one) if one.strip() else 0)
@@ -144,13 +157,16 @@ def nearest(compress: Compress, budget: int, count: Callable[[str], int]) -> str
 
 
 def _family(name: str, about: str, *, sees_question: bool) -> Family:
+    shared: WeakValueDictionary[tuple[int, Size | None], Kept] = WeakValueDictionary()
+
     def make(setup: Setup, reader: str, size: Size | None) -> System:
         from latentpress.base_model import base_folder
         from latentpress.evaluation.systems.readers import text_reader
 
         interpreter = find(_PACKAGE.name, setup.python)
         model = base_folder(setup.press.base.id)
-        return LlmLinguaSystem(family, setup, text_reader(setup, reader), size, interpreter, model)
+        kept = shared.setdefault((id(setup), size), Kept())
+        return LlmLinguaSystem(family, setup, text_reader(setup, reader), size, interpreter, model, kept)
 
     family = Family(
         name=name, kind="peer", about=about, make=make, sees_question=sees_question, needs=_PACKAGE.requirement

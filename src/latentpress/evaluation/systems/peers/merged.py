@@ -7,14 +7,13 @@ $LATENTPRESS_CACHE or ~/.cache/latentpress
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 
 from latentpress.base_model import cache_root
 from latentpress.errors import InputError
+from latentpress.files import put_in_place, staging_beside
 from latentpress.lora import LoraLinear
 from latentpress.press import Press
 
@@ -41,13 +40,10 @@ def merged_folder(press: Press) -> Path:
     if folder.is_dir():
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent))
-        try:
-            press.base.model.save_pretrained(staging / "model", state_dict=merged_state(press))
-            _name(staging / "model", folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        with staging_beside(folder) as staging:
+            if not folder.is_dir():  # another process may have finished while this one waited
+                press.base.model.save_pretrained(staging / "model", state_dict=merged_state(press))
+                put_in_place(staging / "model", folder)
     except OSError as error:
         raise InputError(
             f"cannot write the merged reader {folder}: {error}; "
@@ -67,12 +63,3 @@ def merged_state(press: Press) -> dict[str, torch.Tensor]:
             update = layer.settings.scale * (layer.lora_B.float() @ layer.lora_A.float())
             state[f"{prefix}.{name}.weight"] = (layer.weight.float() + update).to(layer.weight.dtype)
     return state
-
-
-def _name(built: Path, folder: Path) -> None:
-    """Gives a folder its final name, unless another process was first."""
-    try:
-        built.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from latentpress.errors import LatentpressError
+from latentpress.errors import PeerError
 
 Fields = dict[str, Any]
 START_SECONDS = 600.0
@@ -38,10 +38,6 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 _OF_THIS_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-
-
-class PeerError(LatentpressError, RuntimeError):
-    """A peer's process that cannot be started, dies, takes too long, or cannot answer a request."""
 
 
 class PeerProcess:
@@ -110,6 +106,11 @@ class PeerProcess:
             PeerError: the worker dies or takes too long, which ends it, or says that it cannot answer.
         """
         return self._exchange(request, self._answer_seconds)
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
 
     @property
     def alive(self) -> bool:

@@ -6,9 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentpress.evaluation.systems.peers.process import Fields, PeerProcess
+
+if TYPE_CHECKING:
+    from latentpress.backbone import Backbone
 
 
 @dataclass(slots=True)
@@ -44,11 +47,24 @@ class Lease:
         Raises:
             PeerError: see `PeerProcess`.
         """
+        return self._running().ask(**request)
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._running().pid
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the packages that it runs on, and of its Python."""
+        return self._running().versions
+
+    def _running(self) -> PeerProcess:
         assert self._open, "asked after close"
         shared = _SHARED[self._key]
         if shared.process is None or not shared.process.alive:
             shared.process = PeerProcess(*self._about)
-        return shared.process.ask(**request)
+        return shared.process
 
     def close(self) -> None:
         """Gives the share back; again does nothing."""
@@ -61,3 +77,15 @@ class Lease:
             del _SHARED[self._key]
             if shared.process is not None:
                 shared.process.close()
+
+
+def model_settings(folder: Path, decoder: Backbone) -> Fields:
+    """Settings of a worker that loads a model: like the decoder, in its precision, on its device, with its threads."""
+    import torch
+
+    return {
+        "model": str(folder),
+        "device": str(decoder.device),
+        "dtype": str(decoder.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,8 +1,8 @@
 """Compresses texts with the package `llmlingua` (LLMLingua, LongLLMLingua), any causal LM as its small model.
 
-Settings: `model` (folder), `device`, `dtype`. A request holds `documents`, `question` (null to compress without it),
-`target` (tokens to aim at) and `options` (more arguments of `PromptCompressor.compress_prompt`). The answer holds
-`kept`, the text.
+Settings: `model` (folder), `device`, `dtype`, `threads`. A request holds `documents`, `question` (null to compress
+without it), `target` (tokens to aim at) and `options` (more arguments of `PromptCompressor.compress_prompt`). The
+answer holds `kept`, the text.
 """
 
 import math
@@ -67,6 +67,7 @@ def start(settings: Fields) -> Any:
     import tiktoken
     import torch
 
+    torch.set_num_threads(settings["threads"])
     tiktoken.encoding_for_model = lambda _: _CharacterCount()
     from llmlingua import PromptCompressor
 
