@@ -17,7 +17,7 @@ demo: setup ## compress a real document and answer questions from its latents
 	@$(PY) -m latentpress.demo
 
 test: setup lint typecheck ## lint, types and all tests
-	$(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: setup ## check style and format
 	$(PY) -m ruff check .

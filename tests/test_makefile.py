@@ -92,7 +92,8 @@ def test_test_in_a_fresh_clone_sets_up_everything_then_checks_style_types_and_te
 ) -> None:
     calls, done = checkout.run(*command)
     assert done.returncode == 0, done.stderr
-    checks = ["run -m ruff check .", "run -m ruff format --check .", "run -m mypy", "run -m pytest"]
+    checks = ["run -m ruff check .", "run -m ruff format --check .", "run -m mypy"]
+    checks.append("run -m pytest -n auto --maxprocesses 4 --dist loadfile")
     assert calls == ["venv", *INSTALLS, "fetch", *checks]
 
 
