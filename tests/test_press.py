@@ -100,6 +100,8 @@ def test_several_sizes_at_once_are_each_what_they_are_alone(press: Press) -> Non
         for alone, latents in zip(press.compress(texts, ratio=one.ratio, scale=one.scale), together, strict=True):
             same(alone, latents)
     assert press.compress_at(texts, []) == []
+    with pytest.raises(InputError, match="the text is a str"):
+        press.compress_at("a text", wanted)
 
 
 def test_latents_are_those_of_each_window_encoded_alone_from_position_zero(

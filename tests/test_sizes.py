@@ -13,6 +13,7 @@ from handmade import OTHER_TEXT, QUESTION, TEXT, save_press, sharpen_head
 from tiny import config_for, make_model
 
 from latentpress import windows
+from latentpress.arguments import WantedSize
 from latentpress.compressors import COMPRESSORS, Length
 from latentpress.errors import ContextTooLongError, InputError, PressError, RatioError
 from latentpress.inspection import inspect
@@ -147,6 +148,36 @@ def test_passes_change_no_choice_for_a_document(tiny_base: Base, monkeypatch: py
     asked = {"ratio": 4} if policy == "selector" else {"length": 4}
     press.compress(texts, **asked)  # type: ignore[call-overload]
     assert sum(read) == sum(tokens)  # known before anything is read
+
+
+def test_all_sizes_of_a_document_are_chosen_from_one_reading_ahead(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    press = by_length(tiny_base, "selector", selection="document")
+    scales = (-1.0, 0.0, 1.0)
+    each = [press.compress(TEXT * 3, scale=scale) for scale in scales]
+    read: list[int] = []
+    encode = press.model.encode
+
+    def watched(texts: Sequence[Sequence[int]]) -> Any:
+        read.extend(map(len, texts))
+        return encode(texts)
+
+    monkeypatch.setattr(windows, "PASS_TOKENS", 100)
+    monkeypatch.setattr(press.model, "encode", watched)
+    made = press.compress_at([TEXT * 3], [WantedSize(scale=scale) for scale in scales])
+    assert sum(read) == 2 * each[0].context_tokens
+    assert [counts(one) for (one,) in made] == [counts(one) for one in each]
+
+
+@pytest.mark.parametrize("policy", ["fixed", "fixed-length"])
+def test_a_scale_for_a_press_without_a_selector_is_refused_before_anything_is_read(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    press = by_length(tiny_base, policy)
+    monkeypatch.delattr(type(press.model), "encode")
+    with pytest.raises(RatioError, match="scale=1 shifts a selector's prediction"):
+        press.compress(TEXT, scale=1.0)
 
 
 def test_segments_with_ratios_of_their_own_have_one_when_a_document_is_chosen_for(tiny_base: Base) -> None:

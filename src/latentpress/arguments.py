@@ -49,7 +49,7 @@ def requested_size(policy: RatioPolicy, ratio: float | None, scale: float, lengt
     """Size of every window, or document (see `RatioPolicy.spread`), that the user asked for; None: the policy chooses.
 
     Raises:
-        RatioError: the press was not trained for it, or for no sizes of its kind.
+        RatioError: the press was not trained for it, or for no sizes of its kind; a scale for one without a selector.
         InputError: two of ratio, length and scale together, or one of them is no number.
     """
     shift = checked_number(scale, "scale")
@@ -59,6 +59,8 @@ def requested_size(policy: RatioPolicy, ratio: float | None, scale: float, lengt
             "of latents; give one of them"
         )
     if ratio is None and length is None:
+        if shift and not policy.predicts:
+            policy.choose(None, shift, 1)  # refuses it, before anything is read
         return None
     name, given = ("length", length) if ratio is None else ("ratio", ratio)
     value = checked_number(given, name)

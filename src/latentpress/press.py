@@ -29,7 +29,7 @@ from latentpress.latents import EmbeddingLatents, WindowInfo
 from latentpress.loading import load, load_model, shipped_presses
 from latentpress.model import Encoded, PressModel
 from latentpress.session import Session
-from latentpress.sizes import Sizes
+from latentpress.sizes import Sizes, predictions_ahead
 from latentpress.tokens import TokenizedText, char_span, encode_inert, tokenize
 from latentpress.windows import Window, WindowLatents, cut, part_places, passes
 
@@ -108,8 +108,6 @@ class Press:
             InputError: an empty or binary text, or two of ratio, length and scale together.
             RatioError: a ratio or length that the press was not trained for, or a scale for one without a selector.
         """
-        if not isinstance(text, str | list | tuple):
-            raise InputError(f"the text is a {type(text).__name__}; give a text (str), or a list of texts")
         texts = [text] if isinstance(text, str) else text
         wanted = WantedSize(ratio=ratio, length=length, scale=scale)
         (made,) = self.compress_at(texts, [wanted], progress=progress)
@@ -118,7 +116,9 @@ class Press:
     def compress_at(
         self, texts: Sequence[str], wanted: Sequence[WantedSize], *, progress: Progress | None = None
     ) -> list[list[EmbeddingLatents]]:
-        """Compresses documents at several sizes, reading each once.
+        """Compresses documents at several sizes, reading each once for all of them.
+
+        Of a press that chooses a size for the document, one of several passes is read once before, for the choices.
 
         Args:
             texts: documents of any length.
@@ -132,11 +132,14 @@ class Press:
             InputError: see `compress`.
             RatioError: see `compress`.
         """
+        if not isinstance(texts, list | tuple):
+            raise InputError(f"the text is a {type(texts).__name__}; give a text (str), or a list of texts")
         asked = [requested_size(self.model.policy, one.ratio, one.scale, one.length) for one in wanted]
         texts = [checked_text(one, "the text") for one in texts]
         documents = [tokenize(self._encoder_tokenizer, one) for one in texts]
         batches = list(passes(cut(documents, self.config.window_tokens), self.model.compressor.adds))
-        sizes = [Sizes(self.model, batches, size, one.scale) for size, one in zip(asked, wanted, strict=True)]
+        ahead = predictions_ahead(self.model, batches) if None in asked else {}
+        sizes = [Sizes(self.model, batches, size, one.scale, ahead) for size, one in zip(asked, wanted, strict=True)]
         made: list[list[list[WindowLatents]]] = [[[] for _ in documents] for _ in sizes]
         done, total = 0, sum(len(document.ids) for document in documents)
         for batch in batches:

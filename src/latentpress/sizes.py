@@ -12,22 +12,31 @@ from latentpress.compressors import Size
 from latentpress.model import Encoded, PressModel
 from latentpress.windows import Window
 
+Predictions = dict[int, list[float | None]]
+"""Log2 ratio predicted of each part, by document."""
+
 
 class Sizes:
     """Sizes of the parts of documents that go through an encoder in passes.
 
     A policy that chooses for each window does so from the states of the pass. One that chooses for a document needs
-    what is predicted of all its windows: a document of several passes is read twice, and memory stays that of a pass.
+    what is predicted of all its windows: of a document of several passes that is found out ahead.
 
     Args:
         model: the press.
         batches: windows of all documents by pass, in order.
         asked: size that the user asked for, of each window or document; None: the policy chooses.
         scale: the user's shift of that choice.
+        ahead: what `predictions_ahead` tells, where nothing was asked for.
     """
 
     def __init__(
-        self, model: PressModel, batches: Sequence[Sequence[Window]], asked: Size | None, scale: float
+        self,
+        model: PressModel,
+        batches: Sequence[Sequence[Window]],
+        asked: Size | None,
+        scale: float,
+        ahead: Predictions,
     ) -> None:
         self._policy, self._scale, self._asked = model.policy, scale, asked
         tokens: dict[int, list[int]] = defaultdict(list)
@@ -36,11 +45,10 @@ class Sizes:
         self._ahead: dict[int, Iterator[Size]] = {}
         if asked is not None:
             self._ahead = {document: iter(self._policy.spread(asked, own)) for document, own in tokens.items()}
-        elif self._policy.selection == "document":
-            predicted = _predictions(model, _of_several_passes(batches))
+        else:
             self._ahead = {
                 document: iter(self._policy.choose_parts(own, scale, tokens[document]))
-                for document, own in predicted.items()
+                for document, own in ahead.items()
             }
 
     def of(self, windows: Sequence[Window], encoded: Encoded) -> list[tuple[Size, float | None]]:
@@ -65,21 +73,33 @@ class Sizes:
         return list(zip(sizes, predicted, strict=True))
 
 
-def _of_several_passes(batches: Sequence[Sequence[Window]]) -> list[list[Window]]:
-    """The windows of those documents that no pass holds whole, by pass."""
-    passes_of = Counter(document for batch in batches for document in {window.document for window in batch})
-    kept = [[window for window in batch if passes_of[window.document] > 1] for batch in batches]
-    return [batch for batch in kept if batch]
-
-
 @torch.no_grad()
-def _predictions(model: PressModel, batches: Sequence[Sequence[Window]]) -> dict[int, list[float | None]]:
-    """Log2 ratio predicted of each part of each document; None of a press that does not predict."""
-    found: dict[int, list[float | None]] = defaultdict(list)
-    for batch in batches:
+def predictions_ahead(model: PressModel, batches: Sequence[Sequence[Window]]) -> Predictions:
+    """What must be known before the first pass: of a policy that chooses for documents, those of several passes.
+
+    They are read for it once, whatever the number of sizes, and memory stays that of a pass.
+
+    Args:
+        model: the press.
+        batches: windows of all documents by pass, in order.
+
+    Returns:
+        Log2 ratio predicted of each part by document; None of a press that does not predict.
+    """
+    found: Predictions = defaultdict(list)
+    if model.policy.selection == "window":
+        return found
+    for batch in _of_several_passes(batches):
         encoded = model.encode([window.ids for window in batch]) if model.policy.predicts else None
         told = iter([] if encoded is None or encoded.log2_ratios is None else encoded.log2_ratios.tolist())
         for window in batch:
             parts = model.compressor.parts(len(window.ids))
             found[window.document] += [next(told, None) for _ in parts]
     return found
+
+
+def _of_several_passes(batches: Sequence[Sequence[Window]]) -> list[list[Window]]:
+    """The windows of those documents that no pass holds whole, by pass."""
+    passes_of = Counter(document for batch in batches for document in {window.document for window in batch})
+    kept = [[window for window in batch if passes_of[window.document] > 1] for batch in batches]
+    return [batch for batch in kept if batch]

@@ -227,3 +227,12 @@ def test_a_folder_without_answers_is_refused(tmp_path: Path) -> None:
         read([tmp_path])
     with pytest.raises(InputError, match="no folder of results"):
         read([tmp_path / "missing"])
+
+
+def test_only_points_of_a_selector_have_a_scale(tmp_path: Path) -> None:
+    made = swept(tmp_path)
+    made.answer("east", system("long", "m64"), replies(RIGHT["x2"] * 5, tokens=160, kept=64))
+    made.answer("east", system("long", "auto+1"), replies(RIGHT["auto"] * 5, tokens=160, kept=40))
+    content = policies(read([tmp_path]), groups="fixed=mine@fixed,lengths=long@fixed,chosen=long@selector")
+    scales = {row["size"]: row["scale"] for row in content["points"]}
+    assert scales == {"x2": None, "x16": None, "m64": None, "auto+1": 1}

@@ -115,6 +115,19 @@ def test_a_head_is_judged_once_and_its_predictions_are_used_again(
     assert written(out, "rounding")["passages"] == 40
 
 
+def test_a_head_may_be_judged_on_one_language_alone(run: Run, press: Path, data: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) | {"lang": ("en", "zh")[i % 2]} for i, line in enumerate(data.read_text().splitlines())]
+    del rows[0]["lang"]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["analyze", "head", "--data", data, "--press", press, "--all"]
+    told = run(*command, "--lang", "en", "--out", tmp_path / "en", "--json").json
+    assert sorted(one["id"] for one in told["passages"]) == sorted(r["id"] for r in rows if r.get("lang") == "en")
+    assert told["fitted_on"] == sum(r.get("lang") == "en" and not is_held_out(r["id"]) for r in rows)
+    assert told["place"] == f"{data} (lang en)"
+    run(*command, "--lang", "fr", "--out", tmp_path / "fr").fails_with("no record has lang 'fr'", "en, zh")
+    assert not (tmp_path / "fr").exists()
+
+
 def test_labels_may_come_from_a_file(run: Run, press: Path, data: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     labels = [

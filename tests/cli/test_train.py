@@ -30,7 +30,7 @@ def test_every_option_reaches_the_training(run: Run, training: list[dict[str, An
     done = run(
         *("train", "semidynamic", "steps=10", "encoder_lora.rank=8", "--data", "a.jsonl", "--data", "org/name"),
         *("--out", "runs/x", "--minutes", "1.5", "--dev", "d.jsonl", "--base", "org/base", "--from-press", press),
-        *("--no-resume", "--labels", "labels.jsonl"),
+        *("--no-resume", "--labels", "labels.jsonl", "--hold-out", "passages.jsonl"),
     )
     assert done.code == 0
     assert training == [
@@ -45,6 +45,7 @@ def test_every_option_reaches_the_training(run: Run, training: list[dict[str, An
             "resume": False,
             "from_press": str(press),
             "labels": Path("labels.jsonl"),
+            "hold_out": "passages.jsonl",
         }
     ]
     assert "runs/x/press" in done.out

@@ -33,5 +33,13 @@ def test_records_that_hold_a_text_that_is_held_out_go_too() -> None:
         record(KEPT, f"Before. {text} Behind."),
         record(KEPT, "Another text.", text),
     ]
-    assert without_held_out([*gone, *kept]) == kept
-    assert without_held_out(kept) == kept
+    records = [*gone, *kept]
+    assert without_held_out(records, records) == kept
+    assert without_held_out(kept, kept) == kept
+    assert without_held_out(records, kept) == records
+
+
+def test_passages_of_another_file_are_held_out_and_names_alone_hold_nothing_out() -> None:
+    passages = [record(HELD, "The treaty."), record(KEPT, "Another text.")]
+    records = [record(HELD, "Another text."), record(KEPT, "the treaty."), record(HELD, "A third.")]
+    assert without_held_out(records, passages) == [records[0], records[2]]

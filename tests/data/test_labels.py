@@ -86,7 +86,7 @@ def test_other_files_are_no_labels(tmp_path: Path) -> None:
         (whole.replace('"latentpress_labels": 1', '"latentpress_labels": 9'), "1: has version 9"),
         (
             whole.replace('{"latentpress_labels": 1, "source": "fidelity"', '{"latentpress_labels": 1, "source": "x"'),
-            ":1:",
+            "1: has source 'x'",
         ),
         (whole.splitlines()[0] + "\n", "holds no labels"),
         (whole[:-20], "2: not JSON"),

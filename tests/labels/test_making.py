@@ -19,6 +19,7 @@ from latentpress.labels import making
 from latentpress.labels.base import Finished, Item, LabelSource
 from latentpress.labels.fidelity import FidelityLabels
 from latentpress.labels.making import Progress, make_labels
+from latentpress.labels.summary import SummaryLabels
 from latentpress.labels.surprisal import SurprisalLabels
 from latentpress.press import Press
 
@@ -124,6 +125,23 @@ def test_labels_made_otherwise_or_of_other_texts_stay(records: list[Record], tin
     with pytest.raises(InputError, match="cannot be read"):
         make_labels(Counting(tiny_base.tokenizer), records, out)
     assert out.read_text() == "a text of mine\n"
+
+
+def test_measurements_with_other_summaries_or_questions_are_refused(
+    records: list[Record], tiny_base: Base, press: Press, tmp_path: Path
+) -> None:
+    summed = [replace(record, short_summary="fox") for record in records]
+    for source, was, now in (
+        (SummaryLabels(tiny_base.tokenizer), summed, [*summed[:2], replace(summed[2], short_summary="the fox was")]),
+        (FidelityLabels(press), records, [*records[:2], replace(records[2], qas=records[2].qas * 2)]),
+    ):
+        out = tmp_path / f"{source.name}.jsonl"
+        make_labels(source, was, out)
+        before = out.read_bytes()
+        with pytest.raises(InputError, match=r"line 4, was measured with another .* record 'r2' has now; give another"):
+            make_labels(source, now, out)
+        assert out.read_bytes() == before
+    assert files(tmp_path) == ["fidelity.jsonl", "summary.jsonl"]
 
 
 def test_records_of_one_text_are_one_with_all_their_questions(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from latentpress.compressors import Length, Ratio, Size
 from latentpress.errors import RatioError
-from latentpress.ratios import POLICIES, USUAL, FixedLength, FixedRatio, RatioPolicy, size_name
+from latentpress.ratios import POLICIES, USUAL, ContinuousRatio, FixedLength, FixedRatio, RatioPolicy, size_name
 
 PAPER = (2, 4, 8, 16, 32)
 EVERY = pytest.mark.parametrize("kind", POLICIES.values(), ids=POLICIES)
@@ -106,3 +106,15 @@ def test_every_policy_is_listed_by_its_name_and_says_what_it_does() -> None:
 
 def test_sizes_have_short_names() -> None:
     assert (size_name(Ratio(4)), size_name(Length(64))) == ("x4", "m64")
+
+
+@pytest.mark.parametrize("kind", [Ratio, Length])
+@pytest.mark.parametrize("value", [0, -1, 2.5, 4.0, math.nan, "4"])
+def test_what_is_no_whole_number_of_at_least_1_is_no_size(kind: type[Size], value: object) -> None:
+    with pytest.raises(RatioError, match=re.escape(f"size {value!r} must be a whole number of at least 1")):
+        kind(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(1.5, 1), (2.5, 2), (3.5, 3)])
+def test_a_half_of_a_continuous_ratio_keeps_more(ratio: float, kept: int) -> None:
+    assert ContinuousRatio((1, 9)).choose(math.log2(ratio), 0.0, 100) == Ratio(kept)

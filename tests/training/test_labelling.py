@@ -44,9 +44,12 @@ def labels_for(data: Path, path: Path, value: Callable[[int], float | None], *, 
     return path
 
 
-def read(data: Path, labels: LabelFile | None, base: Base, **changes: Any) -> TrainingData:
+def read(
+    data: Path, labels: LabelFile | None, base: Base, hold_out: Path | None = None, **changes: Any
+) -> TrainingData:
     recipe = make_recipe("semidynamic", overrides(dev_records=0, **changes))
-    return read_data([str(data)], None, recipe, ExampleMaker(base.tokenizer, PromptSettings(), 48), labels)
+    maker = ExampleMaker(base.tokenizer, PromptSettings(), 48)
+    return read_data([str(data)], None, recipe, maker, labels, None if hold_out is None else str(hold_out))
 
 
 @pytest.fixture
@@ -122,13 +125,12 @@ def test_the_fifth_is_held_out_with_its_texts(data: Path, tiny_base: Base, tmp_p
     hidden = {"id": "free-2", "context": f"In front: {held[0]['context']}"}
     assert not is_held_out("free-2")
     data.write_text("".join(json.dumps(row) + "\n" for row in [*rows, hidden]), encoding="utf-8")
-    made = read(data, None, tiny_base, hold_out_fifth="true")
+    made = read(data, None, tiny_base, hold_out=data)
     assert made.held_out == len(held) + 1
     assert len(made.train) == 20 - len(held)
     assert len(read(data, None, tiny_base).train) == 21
-    assert make_recipe("semidynamic", ["hold_out_fifth=true"]).identity()["hold_out_fifth"] is True
     path = labels_for(data, tmp_path / "labels.jsonl", lambda _: 2.0)
-    labelled = read(data, read_labels(path), tiny_base, hold_out_fifth="true")
+    labelled = read(data, read_labels(path), tiny_base, hold_out=data)
     assert labelled.labels is not None
     assert labelled.labels.unknown == made.held_out
 

@@ -188,7 +188,7 @@ def _rows(
         {
             "group": group,
             "size": size,
-            "scale": parsed.scale if parsed.ratio is None else None,
+            "scale": parsed.scale if parsed.chosen else None,
             "labels": list(labels),
             "scope": scope,
             "ratio": score["ratios"][0],

@@ -103,7 +103,7 @@ def split(
             f"{place}: {len(records):,} records, and {where}; give --labels of these texts (`latentpress label`), or "
             "records with short_summary"
         )
-    free = {record.contexts[0] for record in without_held_out(records)}
+    free = {record.contexts[0] for record in without_held_out(records, records)}
     held = [one for one in made if is_held_out(one.passage.id)]
     others = [one for one in made if not is_held_out(one.passage.id)]
     fitted = [one for one in others if one.passage.text in free]

@@ -27,7 +27,7 @@ FORMAT = "latentpress_head"
 """Key of the first line, with the version of the format."""
 VERSION = 1
 _REMEDY = "give another --out, or remove the file to have the passages read again"
-_WORDING = Wording(kind="predictions", other="is of another passage than --data gives", remedy=_REMEDY)
+_WORDING = Wording(kind="predictions", other="is of another passage than --data and --lang give", remedy=_REMEDY)
 _BATCH = 16  # passages between two writes
 
 

@@ -15,6 +15,7 @@ from latentpress.errors import InputError
 
 if TYPE_CHECKING:
     from latentpress.analysis.comparison import Comparison
+    from latentpress.data.records import Record
 
 
 class By(StrEnum):
@@ -162,6 +163,9 @@ def head(
     labels: Annotated[
         Path | None, typer.Option("--labels", help="Density labels of `latentpress label`; short_summary if not given.")
     ] = None,
+    lang: Annotated[
+        str | None, typer.Option("--lang", metavar="CODE", help="Only passages whose `lang` this is, such as en.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Judge on all passages, not on those held back alone.")] = False,
     base: Base = None,
     device: Device = None,
@@ -177,6 +181,9 @@ def head(
 
     check_out(out)
     records = [record for file in data for record in read_records(file)]
+    place = ", ".join(data)
+    if lang is not None:
+        records, place = _of_language(records, lang, place), f"{place} (lang {lang})"
     from latentpress.analysis.head import judge, split
     from latentpress.analysis.predictions import check_head, predict
     from latentpress.data.labels import read_labels
@@ -184,7 +191,6 @@ def head(
     found = None if labels is None else read_labels(labels)
     opened = open_press(press, base=base, device=device, dtype=dtype)
     check_head(opened)
-    place = ", ".join(data)
     cut = split(records, opened.base.tokenizer, labels=found, every=every, place=place)
     out.mkdir(parents=True, exist_ok=True)
     passages = [one.passage for one in cut.judged]
@@ -201,6 +207,14 @@ def _read(results: list[Path]) -> "Comparison":
     from latentpress.analysis.comparison import read
 
     return read(results)
+
+
+def _of_language(records: "list[Record]", lang: str, place: str) -> "list[Record]":
+    found = [record for record in records if record.lang == lang]
+    if not found:
+        there = ", ".join(sorted({record.lang for record in records if record.lang})) or "none"
+        raise InputError(f"{place}: no record has lang {lang!r} (there: {there}); give another --lang, or leave it out")
+    return found
 
 
 def _called(presses: list[str] | None, by: By) -> Mapping[str, str] | None:

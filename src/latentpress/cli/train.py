@@ -58,6 +58,12 @@ Labels = Annotated[
         "--labels", metavar="LABELS", help="Density labels of `latentpress label`, in place of those of the summaries."
     ),
 ]
+HoldOut = Annotated[
+    str | None,
+    typer.Option(
+        "--hold-out", metavar="DATA", help="Passages a fifth of which, by id, is kept out of the data, to judge on."
+    ),
+]
 NoResume = Annotated[
     bool, typer.Option("--no-resume", help="Do not go on with a run in the out folder: refuse one that holds a run.")
 ]
@@ -73,6 +79,7 @@ def train(
     base: BaseModel = None,
     from_press: FromPress = None,
     labels: Labels = None,
+    hold_out: HoldOut = None,
     no_resume: NoResume = False,
     as_json: Json = False,
 ) -> None:
@@ -102,6 +109,7 @@ def train(
             resume=not no_resume,
             from_press=None if from_press is None else str(press_folder(from_press)),
             labels=labels,
+            hold_out=hold_out,
         )
     seconds = time.perf_counter() - started
     if as_json:

@@ -48,9 +48,9 @@ Size = Ratio | Length
 
 
 def _check_size(value: int) -> None:
-    if value < 1:
+    if not isinstance(value, int) or value < 1:
         raise RatioError(
-            f"size {value} must be a whole number of at least 1; 4 is four tokens a latent, or four latents"
+            f"size {value!r} must be a whole number of at least 1; 4 is four tokens a latent, or four latents"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from latentpress.data.records import Record
 
@@ -16,19 +16,19 @@ def is_held_out(id: str) -> bool:
     return int(hashlib.sha256(id.encode()).hexdigest(), 16) % _SHARE == 0
 
 
-def without_held_out(records: Sequence[Record]) -> list[Record]:
-    """The records that are not held out and have no text that is, or contains, the text of one that is.
+def without_held_out(records: Iterable[Record], passages: Iterable[Record]) -> list[Record]:
+    """The records without a text that is, or contains, the text of a passage that is held out.
 
     Texts are compared by their letters: neither case, form of characters nor white space makes another text.
     """
-    held = {normalised(text) for record in records if is_held_out(record.id) for text in record.contexts}
+    held = {normalised(text) for passage in passages if is_held_out(passage.id) for text in passage.contexts}
     shortest = min(map(len, held), default=0)
 
     def leaks(text: str) -> bool:
         plain = normalised(text)
         return plain in held or (len(plain) > shortest and any(one in plain for one in held))
 
-    return [record for record in records if not is_held_out(record.id) and not any(map(leaks, record.contexts))]
+    return [record for record in records if not any(map(leaks, record.contexts))]
 
 
 def normalised(text: str) -> str:

@@ -103,7 +103,9 @@ def read_labels(path: str | Path) -> LabelFile:
     number, header = next(rows, (1, None))
     version = header.get(FORMAT) if isinstance(header, dict) else None
     if not isinstance(header, dict) or version != VERSION or header.get("source") not in SOURCES:
-        found = f"has version {version!r}" if version is not None else "is no header of density labels"
+        found = "is no header of density labels" if version is None else f"has version {version!r}"
+        if isinstance(header, dict) and version == VERSION:
+            found = f"has source {header.get('source')!r}"
         raise DataError(
             f"{path}:{number}: {found}, where {FORMAT} {VERSION} and a source ({', '.join(SOURCES)}) are expected; "
             f"give a file that `latentpress label` wrote, or {_REMEDY}"

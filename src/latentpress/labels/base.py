@@ -77,6 +77,10 @@ class LabelSource(ABC):
     def measure(self, items: Sequence[Item]) -> list[Row]:
         """What labels are computed from, one row an item, which does not depend on the other items."""
 
+    def is_of(self, row: Row, item: Item) -> bool:
+        """Whether a row of an earlier run was measured of what the item has beside its text, as far as it tells."""
+        return True
+
     @abstractmethod
     def finish(self, rows: Sequence[Row]) -> Finished:
         """Labels of everything that was measured, by this run and by those before it.

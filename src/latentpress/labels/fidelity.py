@@ -101,6 +101,10 @@ class FidelityLabels(LabelSource):
             for item, own in zip(items, losses, strict=True)
         ]
 
+    def is_of(self, row: Row, item: Item) -> bool:
+        """See `LabelSource.is_of`: there are as many questions."""
+        return bool(row.get("questions") == len(item.record.qas))
+
     def finish(self, rows: Sequence[Row]) -> Finished:
         """See `LabelSource.finish`."""
         measured = ({int(ratio): loss for ratio, loss in row["losses"].items()} for row in rows)

@@ -91,8 +91,9 @@ def make_labels(
     part = out.with_name(f"{out.name}.part")
     header = {"source": source.name, "version": __version__, "made_by": source.made_by}
     digests = [text_digest(item.text) for item in items]
-    there = _take_up(out, part, header, source.settings, digests)
+    there = _take_up(out, part, header, source, items, digests)
     lines = ResumableLines(part, header, digests, key="sha256", wording=_WORDING)
+    _check_rows(part, lines.rows, source, items)
     kept = len(lines.rows)
     _measure(source, items, lines, progress)
     finished = source.finish(lines.rows)
@@ -142,7 +143,9 @@ def _told(left_out: dict[str, int]) -> str:
     return f"{reasons}; give other --data, or another source of labels"
 
 
-def _take_up(out: Path, part: Path, header: Row, settings: Row, digests: Sequence[str]) -> int:
+def _take_up(
+    out: Path, part: Path, header: Row, source: LabelSource, items: Sequence[Item], digests: Sequence[str]
+) -> int:
     """Makes the measurements in a finished file those of this run; returns how many labels it holds.
 
     Raises:
@@ -152,16 +155,27 @@ def _take_up(out: Path, part: Path, header: Row, settings: Row, digests: Sequenc
         return 0
     found, rows = parse_lines(out, out.read_bytes().rstrip(b"\n"), _REMEDY)
     compared = {key: value for key, value in found.items() if key not in _FOUND_OUT}
-    wanted = json.loads(json.dumps({FORMAT: VERSION, **header, "settings": settings}))
+    wanted = json.loads(json.dumps({FORMAT: VERSION, **header, "settings": source.settings}))
     if differing := differences(compared, wanted):
         raise InputError(f"{out} holds labels made otherwise ({differing}); {_REMEDY}")
     for line, (row, digest) in enumerate(zip(rows, digests, strict=False), 2):
         if row.get("sha256") != digest:
             raise InputError(f"{out}, line {line}, {_WORDING.other}; {_REMEDY}")
+    _check_rows(out, rows, source, items)
     if not part.exists():
         measured = [{key: value for key, value in row.items() if key not in _OF_LABELS} for row in rows]
         write_whole(part, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (header, *measured)))
     return len(rows)
+
+
+def _check_rows(path: Path, rows: Sequence[Row], source: LabelSource, items: Sequence[Item]) -> None:
+    """Refuses rows of the same texts with other questions or summaries."""
+    for line, (row, item) in enumerate(zip(rows, items, strict=False), 2):
+        if not source.is_of(row, item):
+            raise InputError(
+                f"{path}, line {line}, was measured with another summary or other questions than record "
+                f"{item.record.id!r} has now; {_REMEDY}"
+            )
 
 
 def _measure(

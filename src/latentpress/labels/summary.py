@@ -41,6 +41,10 @@ class SummaryLabels(LabelSource):
         """See `LabelSource.measure`."""
         return [{"summary_tokens": self._summary_tokens(item)} for item in items]
 
+    def is_of(self, row: Row, item: Item) -> bool:
+        """See `LabelSource.is_of`: the summary is as long."""
+        return bool(row.get("summary_tokens") == self._summary_tokens(item))
+
     def finish(self, rows: Sequence[Row]) -> Finished:
         """See `LabelSource.finish`."""
         return Finished(log2_ratios=tuple(density_label(row["tokens"], row["summary_tokens"]) for row in rows))

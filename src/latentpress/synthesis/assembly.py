@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from latentpress.data.held_out import normalised
 from latentpress.synthesis.checks import Checked, QuestionMade, Rejection, check
 from latentpress.synthesis.journal import Entry, Journal
-from latentpress.synthesis.likeness import plain
 from latentpress.synthesis.passages import Passage
 from latentpress.synthesis.requests import Planner, Request, record_name
 from latentpress.synthesis.settings import ABOUT_ONE, ABOUT_SEVERAL
@@ -108,7 +108,7 @@ class Assembly:
     ) -> Iterator[QuestionMade]:
         """Questions of a reply that were not asked about these texts, nor with the same answer about others."""
         for made in checked.questions:
-            pair = plain(made.question), plain(made.answer)
+            pair = normalised(made.question), normalised(made.answer)
             if pair[0] in asked or pair in self._pairs:
                 reason = "question asked twice" if pair[0] in asked else "question and answer of another text"
                 self._reject(request, entry, Rejection(reason=reason, detail=f"{made.question} {made.answer}"))

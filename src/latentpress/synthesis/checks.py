@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from latentpress.synthesis.likeness import is_cjk, plain
+from latentpress.data.held_out import normalised
+from latentpress.synthesis.likeness import is_cjk
 from latentpress.synthesis.requests import Request
 from latentpress.synthesis.settings import ABOUT_SEVERAL
 
@@ -148,12 +149,12 @@ def _questions(content: dict[str, Any], request: Request, count: Callable[[str],
     for row in rows:
         try:
             made = _question(row, request, count)
-            if plain(made.question) in seen:
+            if normalised(made.question) in seen:
                 raise _UnusableError("question asked twice", made.question)
         except _UnusableError as error:
             checked.rejections.append(error.rejection)
         else:
-            seen.add(plain(made.question))
+            seen.add(normalised(made.question))
             checked.questions.append(made)
 
 
@@ -193,7 +194,7 @@ def stands_in(answer: str, text: str) -> bool:
 
     A word or number of the answer is a whole one of the text: "10" does not stand in "2010".
     """
-    wanted, within = plain(answer).strip(_QUOTES), plain(text)
+    wanted, within = normalised(answer).strip(_QUOTES), normalised(text)
     at = within.find(wanted) if wanted else -1
     while at >= 0:
         before, behind = within[at - 1 : at], within[at + len(wanted) : at + len(wanted) + 1]

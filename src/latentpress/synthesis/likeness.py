@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 import zlib
 
 import numpy as np
 import numpy.typing as npt
 
+from latentpress.data.held_out import normalised
 from latentpress.evaluation.metrics import word_tokens
 
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af]")
@@ -30,11 +30,6 @@ def language_of(text: str) -> str:
     return "zh" if is_cjk(text) else "en"
 
 
-def plain(text: str) -> str:
-    """A text without what does not make it another: case, width of letters, white space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
 class SeenTexts:
     """Tells texts that were seen before, or nearly so.
 
@@ -53,7 +48,7 @@ class SeenTexts:
 
     def find(self, text: str) -> str | None:
         """What a text repeats, `the same text` or `nearly the same text`; None for a new one, which is noted."""
-        key = plain(text)
+        key = normalised(text)
         if key in self._exact:
             return "the same text"
         signature = self._signature(key)

@@ -85,7 +85,12 @@ class TrainingData:
 
 
 def read_data(
-    paths: Sequence[str], dev: str | None, recipe: Recipe, maker: ExampleMaker, labels: LabelFile | None = None
+    paths: Sequence[str],
+    dev: str | None,
+    recipe: Recipe,
+    maker: ExampleMaker,
+    labels: LabelFile | None = None,
+    hold_out: str | None = None,
 ) -> TrainingData:
     """Reads, splits and tokenises the data of a training.
 
@@ -95,6 +100,8 @@ def read_data(
         recipe: what is left out, and how long a row may be.
         maker: tokenises.
         labels: density labels in place of those that `short_summary` gives.
+        hold_out: file or hub id of passages a fifth of which, by their ids, stays out of the data, with every record
+            that holds a text of theirs; see `latentpress.data.held_out`.
 
     Raises:
         DataError: a file cannot be read, nothing is left to train or to evaluate on, or the labels do not fit.
@@ -106,10 +113,10 @@ def read_data(
         if not record.source.startswith(recipe.exclude_sources)
     ]
     read = len(records)
-    if recipe.hold_out_fifth and not (records := without_held_out(records)):
+    if hold_out is not None and not (records := without_held_out(records, read_records(hold_out))):
         raise DataError(
-            f"{', '.join(paths)}: none of {read} records is left to train on once the fifth is held out; give more "
-            "records, or set hold_out_fifth=false"
+            f"{', '.join(paths)}: none of {read} records is left to train on once a fifth of {hold_out} is held out; "
+            "give more --data, or leave --hold-out away"
         )
     held_out = read - len(records)
     digest = hashlib.sha256()

@@ -94,9 +94,6 @@ class Recipe:
     """Most context tokens of a row: longer plain texts are cut up, longer records with questions are left out."""
     exclude_sources: tuple[str, ...] = ()
     """Records whose source starts with one of these are left out."""
-    hold_out_fifth: bool = False
-    """Leaves out a fifth of the records, by their ids, and whatever holds a text of theirs: on these selector heads are
-    judged (see `latentpress.data.held_out`)."""
     multi_document: float = 0.1
     """Share of rows made of 2 to 4 records of one document each."""
     long_documents: float = 0.0
@@ -192,7 +189,8 @@ class Recipe:
                 shown = "/".join(f"{weight:g}" for weight in phase.weights)
                 raise InputError(
                     f"ratio_schedule gives the weights {shown}; give one a candidate "
-                    f"({', '.join(map(str, self.candidates))}), none below 0 and not all 0, or none at all"
+                    f"({', '.join(map(str, self.candidates))}), none below 0 and not all 0, or set "
+                    "ratio_schedule= for equal weights"
                 )
 
     def _check_names(self) -> None:

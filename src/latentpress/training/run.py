@@ -48,6 +48,7 @@ def train(
     resume: bool = True,
     from_press: str | None = None,
     labels: str | Path | None = None,
+    hold_out: str | None = None,
 ) -> Path:
     """Trains a press, or goes on where the run in the out folder stopped.
 
@@ -62,6 +63,8 @@ def train(
         resume: whether a run in the out folder may be continued.
         from_press: press folder to start the weights from.
         labels: file of density labels, which take the place of those that the data's summaries give.
+        hold_out: file or hub id of passages a fifth of which, by their ids, is kept out of the data, to judge on; see
+            `latentpress.data.held_out`.
 
     Returns:
         Folder of the best press so far, of the phase that was reached.
@@ -82,7 +85,7 @@ def train(
     keep_freed_memory()
     for phase in phases:
         stop = StopAfter(minutes, started)
-        _train(phase, base=base, resume=resume, stop=stop, labels=file)
+        _train(phase, base=base, resume=resume, stop=stop, labels=file, hold_out=hold_out)
         if stop.stopped:
             break
         gc.collect()  # the trainer and its model hold each other, and the next phase has its own
@@ -103,7 +106,15 @@ def _check_predicts(phases: Sequence[Phase]) -> None:
             )
 
 
-def _train(phase: Phase, *, base: str | None, resume: bool, stop: StopAfter, labels: LabelFile | None) -> None:
+def _train(
+    phase: Phase,
+    *,
+    base: str | None,
+    resume: bool,
+    stop: StopAfter,
+    labels: LabelFile | None,
+    hold_out: str | None,
+) -> None:
     """Trains a phase, or goes on with it, to its end or until it is stopped."""
     recipe, out, from_press = phase.recipe, phase.out, phase.from_press
     args = training_arguments(recipe, out)
@@ -112,7 +123,7 @@ def _train(phase: Phase, *, base: str | None, resume: bool, stop: StopAfter, lab
         reference = BaseReference(id=loaded.id, fingerprint=loaded.fingerprint, width=loaded.width)
         config = recipe.press_config(reference, {})
         maker = ExampleMaker(loaded.tokenizer, config.prompt, config.window_tokens)
-        records = read_data(phase.data, phase.dev, recipe, maker, labels)
+        records = read_data(phase.data, phase.dev, recipe, maker, labels, hold_out)
         press = new_press(config, loaded, recipe, records)
         _check_positions(recipe, press, loaded)
         start = None if from_press is None else start_of(out, from_press)

@@ -9,8 +9,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from latentpress.attention import KeyValueCache
-from latentpress.decoder.generate import Sampling, generate, prefill
 from latentpress.evaluation.questions import Question
 
 if TYPE_CHECKING:
@@ -102,6 +100,9 @@ def write_answer(backbone: Backbone, prompt: Tensor, tokens: int, began: float =
     Returns:
         Seconds to the first token, and the tokens.
     """
+    from latentpress.attention import KeyValueCache
+    from latentpress.decoder.generate import Sampling, generate, prefill
+
     cache = KeyValueCache(1)
     states = prefill(backbone, [prompt], cache)
     written: list[int] = []
