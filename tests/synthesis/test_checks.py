@@ -125,6 +125,8 @@ def test_good_questions_of_a_reply_are_kept_beside_bad_ones() -> None:
         ("十二个国家。", CHINESE, True),
         ("Ｐａｒｉｓ", TEXT, True),
         ("...", TEXT, False),
+        ("`{}`", "Write `{}` there.", True),
+        ("_", "The pattern _ matches.", True),
     ],
 )
 def test_an_answer_stands_in_a_text_as_whole_words(answer: str, text: str, stands: bool) -> None:
@@ -156,5 +158,6 @@ def test_a_summary_is_shorter_than_its_text_and_in_its_language() -> None:
         assert reasons(looked_at({"summary": "巴黎条约"}, task)) == ["other language than its text"]
         assert reasons(looked_at({"summary": "--"}, task)) == ["blank summary"]
         assert reasons(looked_at({"text": "Treaty."}, task)) == ["no summary"]
+    assert looked_at({"summary": "PyTorch, ReLU, dropout 0.2：巴黎"}, "summary", CHINESE).summary is not None
     assert looked_at({"summary": "巴黎条约，十二国"}, "summary", CHINESE).summary == "巴黎条约，十二国"
     assert reasons(looked_at({"summary": "A treaty."}, "summary", CHINESE)) == ["other language than its text"]

@@ -36,6 +36,8 @@ class Tally:
     """Questions among them whose answer is not in the context, as the teacher says itself."""
     rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Rejects by task and reason."""
+    not_shorter: int = 0
+    """Ultra-concise summaries that are not shorter than the summary of the same text, as those of dense texts may be."""
     log2_ratios: list[float] = field(default_factory=list)
     """Density labels of the ultra-concise summaries, log2 of the tokens of a text over those of its summary."""
 
@@ -75,33 +77,26 @@ class Assembly:
             if (entry := self._journal.reply(request.key)) is not None and entry.reply is not None:
                 found[task] = (request, entry, check(request, entry.reply, cut_off=entry.cut_off, count=self._count))
                 self.tally.replies[task] += 1
-        self._order_summaries(found)
         asked: set[str] = set()
         questions = [(task, made) for task in found for made in self._new_questions(task, *found[task], asked)]
         for request, entry, checked in found.values():
             for rejection in checked.rejections:
                 self._reject(request, entry, rejection)
         summaries = {
-            name: found[task][2].summary
-            for task, name in (("summary", "summary"), ("short-summary", "short_summary"))
-            if task in found and found[task][2].summary is not None
+            task.replace("-", "_"): checked.summary
+            for task, (_, _, checked) in found.items()
+            if checked.summary is not None
         }
         if not questions and not summaries:
             return None
+        if "summary" in summaries and "short_summary" in summaries:
+            shorter = self._count(summaries["short_summary"]) < self._count(summaries["summary"])
+            self.tally.not_shorter += not shorter
         first = passages[0]
         row: Row = {"id": record_name(passages), "source": first.source, "lang": first.lang}
         row["contexts"] = [passage.text for passage in passages]
         row["qas"] = [_qa(f"{row['id']}-q{number}", task, made) for number, (task, made) in enumerate(questions)]
         return {**row, **summaries}
-
-    def _order_summaries(self, found: dict[str, tuple[Request, Entry, Checked]]) -> None:
-        """Rejects an ultra-concise summary that is not shorter than the summary of the same text."""
-        if "summary" in found and "short-summary" in found:
-            summary, short = found["summary"][2].summary, found["short-summary"][2]
-            if summary and short.summary and self._count(short.summary) >= self._count(summary):
-                reason = "ultra-concise summary not shorter than the summary"
-                short.rejections.append(Rejection(reason=reason, detail=short.summary))
-                short.summary = None
 
     def _new_questions(
         self, task: str, request: Request, entry: Entry, checked: Checked, asked: set[str]

@@ -86,6 +86,7 @@ def make_card(
             for (task, reason), count in sorted(tally.rejected.items(), key=lambda item: (-item[1], item[0]))
         ],
         "density": _density(tally.log2_ratios),
+        "ultra_concise_not_shorter_than_summary": tally.not_shorter,
         "spent": {
             "requests": journal.requests,
             "tokens_in": journal.tokens_in,
@@ -146,7 +147,7 @@ def render(card: Mapping[str, Any]) -> str:
         *_table(["rejected of", "because", "number"], [tuple(row.values()) for row in card["rejects"]]),
         *_table(["language", "records"], card["records_by_language"].items()),
         *_table(["source", "records"], card["records_by_source"].items()),
-        *_density_lines(card["density"]),
+        *_density_lines(card["density"], card["ultra_concise_not_shorter_than_summary"]),
         f"Spent: {spent['requests']:,} requests, {spent['tokens_in']:,} tokens of prompts and "
         f"{spent['tokens_out']:,} of replies ({spent['estimated_replies']:,} replies counted here, as the teacher does "
         f"not say); {_cost(spent)}.",
@@ -165,13 +166,14 @@ def _cost(spent: Mapping[str, Any]) -> str:
     return f"cost {spent['cost']:,.2f} at {prices['per_million_in']:g} and {prices['per_million_out']:g} a million"
 
 
-def _density_lines(density: Mapping[str, float] | None) -> list[str]:
+def _density_lines(density: Mapping[str, float] | None, not_shorter: int) -> list[str]:
     if density is None:
         return []
     return [
         f"Density labels, log2 of text over ultra-concise summary: {density['labels']:,}, mean "
         f"{density['mean_log2_ratio']:.2f}, standard deviation {density['standard_deviation']:.2f}, from "
-        f"{density['lowest']:.2f} to {density['highest']:.2f}.",
+        f"{density['lowest']:.2f} to {density['highest']:.2f}; {not_shorter:,} of these summaries are not "
+        "shorter than the normal one of the same text.",
         "",
     ]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latentpress.data.held_out import normalised
-from latentpress.synthesis.likeness import is_cjk
+from latentpress.synthesis.likeness import holds_cjk, is_cjk
 from latentpress.synthesis.requests import Request
 from latentpress.synthesis.settings import ABOUT_SEVERAL
 
@@ -17,6 +17,7 @@ _FENCE = re.compile(r"```[\w-]*\s*\n(.*?)```", re.DOTALL)
 _THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _QUOTES = " \t\n.,;:!?\"'“”‘’«»()[]。，；：！？「」『』（）《》"
 _WORD_END = re.compile(r"[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+_CJK_LANGUAGES = ("zh", "ja", "ko")
 _MOST_QUESTION_TOKENS = 128
 _MOST_ANSWER_TOKENS = 128
 _SHOWN = 200  # characters of what was rejected
@@ -123,7 +124,7 @@ def _text(content: dict[str, Any], name: str, most: int, count: Callable[[str], 
     except UnicodeEncodeError as error:
         raise _UnusableError(f"{name} with half a character", repr(value)) from error
     text = value.strip()
-    if not any(character.isalnum() for character in text):
+    if not text or (name != "answer" and not any(map(str.isalnum, text))):  # marks may answer a question about code
         raise _UnusableError(f"blank {name}", content)
     if count(text) > most:
         raise _UnusableError(f"{name} longer than {most} tokens", text)
@@ -184,8 +185,12 @@ def _needed(numbers: Any, passages: int, question: str) -> tuple[int, ...]:
 
 
 def _check_language(text: str, request: Request) -> None:
-    """Makes sure that a text is in the script of its passages, which is all of its language that is looked at."""
-    if is_cjk(text) != is_cjk(request.passages[0].text):
+    """Makes sure that a text is in the script of its passages' language, which is all that is looked at.
+
+    Of Chinese one character is enough: words of programs may be most of a sentence about one.
+    """
+    right = holds_cjk(text) if request.passages[0].lang[:2] in _CJK_LANGUAGES else not is_cjk(text)
+    if not right:
         raise _UnusableError("other language than its text", text)
 
 

@@ -25,6 +25,11 @@ def is_cjk(text: str) -> bool:
     return bool(words) and sum(_CJK.match(word) is not None for word in words) >= _CJK_FROM * len(words)
 
 
+def holds_cjk(text: str) -> bool:
+    """Whether a text holds a Chinese character, a kana or a Hangul syllable at all."""
+    return _CJK.search(text) is not None
+
+
 def language_of(text: str) -> str:
     """What the script tells, "zh" or "en", which is wrong for a text in a third language."""
     return "zh" if is_cjk(text) else "en"
