@@ -37,7 +37,7 @@ class Tally:
     rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Rejects by task and reason."""
     not_shorter: int = 0
-    """Ultra-concise summaries that are not shorter than the summary of the same text, as those of dense texts may be."""
+    """Ultra-concise summaries not shorter than the summary of the same text, as those of dense texts may be."""
     log2_ratios: list[float] = field(default_factory=list)
     """Density labels of the ultra-concise summaries, log2 of the tokens of a text over those of its summary."""
 
