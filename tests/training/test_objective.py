@@ -13,7 +13,7 @@ from tiny import config_for, make_model
 from torch import Tensor
 
 from latentpress.attention import Layout
-from latentpress.backbone import Backbone, Base
+from latentpress.backbone import Base
 from latentpress.branches import Branches
 from latentpress.compressors import Ratio
 from latentpress.data.records import QA, Record
@@ -23,15 +23,13 @@ from latentpress.model import PressModel
 from latentpress.training.checkpoint import trained
 from latentpress.training.objective import (
     Predicted,
-    Teacher,
     document_latents,
-    pack,
     passes,
     ratio_loss,
     row_loss,
     step_loss,
 )
-from latentpress.training.trainer import Rows
+from latentpress.training.packing import pack
 
 SIZE = Ratio(4)
 
@@ -238,50 +236,3 @@ def test_mean_of_the_shares_is_the_loss_of_the_whole_step(tiny_model: PressModel
         loss = row_loss(tiny_model, examples, SIZE)
     torch.testing.assert_close(torch.stack(shares).mean(), whole)
     torch.testing.assert_close(whole, loss.lm / totals["labels"] + 0.7 * loss.ratio / totals["labelled"])
-
-
-def full_texts(model: PressModel, examples: Sequence[Example]) -> list[list[Tensor]]:
-    """The documents' own embeddings, in place of latents."""
-    found = []
-    for example in examples:
-        windows = list(example.windows)
-        documents = []
-        for count in example.documents:
-            ids = [i for window in windows[:count] for i in window]
-            windows = windows[count:]
-            documents.append(model.decoder.embed(torch.tensor(ids)))
-        found.append(documents)
-    return found
-
-
-def test_a_press_that_reads_what_its_teacher_reads_has_nothing_to_learn(tiny_base: Base) -> None:
-    model = make_model(config_for(tiny_base, decoder_lora=None), tiny_base)
-    examples, teacher = rows(tiny_base), Teacher(Backbone(tiny_base.model), 1.0)
-    told = row_loss(model, examples, SIZE, latents=full_texts(model, examples), teacher=teacher)
-    assert float(told.lm.detach()) == pytest.approx(0.0, abs=1e-4)
-    assert float(row_loss(model, examples, SIZE, teacher=teacher).lm.detach()) > 0.1
-
-
-def test_the_teachers_share_is_the_divergence_from_it(tiny_model: PressModel, tiny_base: Base) -> None:
-    examples = rows(tiny_base)[:1]
-    plain, all_of_it, some = (
-        row_loss(tiny_model, examples, SIZE, teacher=Teacher(Backbone(tiny_base.model), share)) for share in (0, 1, 0.3)
-    )
-    assert float(some.lm.detach()) == pytest.approx(
-        0.7 * float(plain.lm.detach()) + 0.3 * float(all_of_it.lm.detach()), rel=1e-5
-    )
-    assert some.by_kind == plain.by_kind
-    embeddings, layout, at, _ = pack(tiny_model.decoder, examples, document_latents(tiny_model, examples, SIZE)[0])
-    mine = torch.log_softmax(tiny_model.decoder.logits(tiny_model.decoder(embeddings, layout)[at]), -1)
-    backbone = Backbone(tiny_base.model)
-    embeddings, layout, at, _ = pack(backbone, examples, full_texts(tiny_model, examples))
-    theirs = torch.log_softmax(backbone.logits(backbone(embeddings, layout)[at]), -1)
-    expected = (theirs.exp() * (theirs - mine)).sum()
-    assert float(all_of_it.lm.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
-
-
-def test_a_teacher_is_no_part_of_what_is_trained(tiny_model: PressModel, tiny_base: Base) -> None:
-    module = Rows(tiny_model, Teacher(Backbone(tiny_base.model), 0.5))
-    assert {*module.state_dict()} == {f"press.{name}" for name in tiny_model.state_dict()}
-    module(rows(tiny_base)[:1], Ratio(4)).lm.backward()
-    assert all(p.grad is None for p in tiny_base.model.parameters())

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -38,6 +38,8 @@ class Branch:
     """Tokens of the request and of the target."""
     first_label: int
     """Index in `ids` of the first token that is predicted; all from there on are."""
+    source: TokenizedRecord | None = field(default=None, repr=False, compare=False)
+    """The record whose own request it is, None for one that was drawn (a quote)."""
 
     @property
     def labels(self) -> int:
@@ -85,6 +87,25 @@ class TokenizedRecord:
     """log2 of context tokens over ultra-concise summary tokens (equation 6)."""
     continuation: tuple[int, ...] = ()
     """Tokens that follow the document and are to be predicted from it, nothing where that is not asked."""
+    parts: tuple[TokenizedRecord, ...] = field(default=(), repr=False)
+    """The records that were joined to this one; nothing of one that was read as it is."""
+
+    def questions(self) -> list[Branch]:
+        """Its questions, each with the record that it is of."""
+        own = self.parts or (self,)
+        return [
+            Branch("answer", request + target, len(request), part) for part in own for request, target in part.answers
+        ]
+
+    def branches(self) -> list[Branch]:
+        """All requests of a record that was read as it is."""
+        made = self.questions()
+        if self.summary is not None:
+            request, target = self.summary
+            made.append(Branch("summary", request + target, len(request), self))
+        if self.continuation:
+            made.append(Branch("continuation", self.continuation, 1, self))  # its first token is given
+        return made
 
     @property
     def tokens(self) -> int:
@@ -144,7 +165,7 @@ class ExampleMaker:
         for record in records:
             text += (self._between_passages if text else ()) + record.documents[0]
         answers = tuple(pair for record in records for pair in record.answers)
-        return TokenizedRecord(documents=(text,), answers=answers, summary=None, log2_ratio=None)
+        return TokenizedRecord(documents=(text,), answers=answers, summary=None, log2_ratio=None, parts=tuple(records))
 
     def _request(self, text: str) -> tuple[int, ...]:
         return (*encode_inert(self.tokenizer, text), *self._after_request)
@@ -180,16 +201,12 @@ class ExampleMaker:
                 windows += [document[a:b] for a, b in spans]
                 counts.append(len(spans))
                 labels += [record.log2_ratio if len(spans) == 1 else None] * len(spans)
-        answers = [pair for record in records for pair in record.answers]
+        branches = [branch for record in records for branch in record.questions()]
         times = 1 + sum(count - 1 for count in counts)  # what a step asks of a token does not fall with the length
-        if len(answers) > questions * times:
-            answers = draw.sample(answers, questions * times)
-        branches = [Branch("answer", request + target, len(request)) for request, target in answers]
-        if len(records) == 1 and records[0].summary is not None:
-            request, target = records[0].summary
-            branches.append(Branch("summary", request + target, len(request)))
-        if len(records) == 1 and records[0].continuation:
-            branches.append(Branch("continuation", records[0].continuation, 1))  # its first token is given
+        if len(branches) > questions * times:
+            branches = draw.sample(branches, questions * times)
+        if len(records) == 1:
+            branches += [branch for branch in records[0].branches() if branch.kind != "answer"]
         quotable = [document for document in documents if len(document) > QUOTE_CUE]
         for _ in range(quotes * times if quotable else 0):
             document = draw.choice(quotable)

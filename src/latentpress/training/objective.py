@@ -13,13 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentpress.attention import Layout
 from latentpress.backbone import Backbone
-from latentpress.branches import Branches
 from latentpress.compressors.base import Extracted, Size, window_means
 from latentpress.data.rows import KINDS, Example
-from latentpress.decoder.generate import embed_pieces
 from latentpress.model import PressModel
+from latentpress.training.packing import pack
+from latentpress.training.teacher import Teacher, divergence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,63 +84,6 @@ def target_losses(
     return F.cross_entropy(logits, labels, reduction="none"), logits
 
 
-def pack(
-    decoder: Backbone, examples: Sequence[Example], latents: Sequence[Sequence[Tensor]]
-) -> tuple[Tensor, Layout, Tensor, Tensor]:
-    """Lays the rows of a batch side by side, for a decoder to read.
-
-    Returns:
-        Embeddings `[N, D]`, their layout, indices of the states that predict a label, and the labels.
-    """
-    device = decoder.device
-    embeddings, lengths, positions, forks, before = [], [], [], [], 0
-    at: list[int] = []
-    labels: list[int] = []
-    for example, documents in zip(examples, latents, strict=True):
-        shared = embed_pieces(decoder, example.prefix, documents)
-        prefix = len(shared)
-        ids = [i for branch in example.branches for i in branch.ids]
-        fork = Branches(prefix, tuple(len(branch.ids) for branch in example.branches))
-        start = before + prefix
-        for branch in example.branches:
-            end = start + len(branch.ids)
-            at += range(start + branch.first_label - 1, end - 1)
-            labels += branch.ids[branch.first_label :]
-            start = end
-        embeddings += [shared, decoder.embed(torch.tensor(ids, device=device))]
-        lengths.append(fork.tokens)
-        positions.append(fork.positions())
-        forks.append(fork)
-        before = start
-    layout = Layout(tuple(lengths), torch.cat(positions).to(device), tuple(forks))
-    return torch.cat(embeddings), layout, torch.tensor(at, device=device), torch.tensor(labels, device=device)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Teacher:
-    """What a press learns from beside the targets: a reader of the full text.
-
-    Its distribution at each predicted token is that of `backbone` with the text's own embeddings where the latents are.
-    """
-
-    backbone: Backbone
-    """The reader, frozen."""
-    share: float
-    """Share of the loss, from 0 to 1."""
-
-    @torch.no_grad()
-    def log_probabilities(self, examples: Sequence[Example]) -> Tensor:
-        """`[labels, V]` float32, in the order of the rows' labels."""
-        texts = []
-        for example in examples:
-            windows = iter(example.windows)
-            documents = [[i for _ in range(count) for i in next(windows)] for count in example.documents]
-            ids = [torch.tensor(document, device=self.backbone.device) for document in documents]
-            texts.append([self.backbone.embed(one) for one in ids])
-        embeddings, layout, at, _ = pack(self.backbone, examples, texts)
-        return torch.log_softmax(self.backbone.logits(self.backbone(embeddings, layout)[at]), -1)
-
-
 def row_loss(
     model: PressModel,
     examples: Sequence[Example],
@@ -157,7 +99,7 @@ def row_loss(
         examples: rows; each has at least one branch.
         size: ratio or length of every window, or of every document, as the press's policy spreads it.
         latents: read these instead of encoding (to measure what the wrong latents give); no ratio loss then.
-        teacher: reads the full text; its share of the loss is the divergence from it.
+        teacher: reads the full text; its share of the loss at what it predicts is the divergence from it.
     """
     predicted = None
     if latents is None:
@@ -175,9 +117,8 @@ def row_loss(
     ratio, labelled = ratio_loss(examples, predicted, losses.device)
     total = losses.sum()
     if teacher is not None and teacher.share:
-        told = teacher.log_probabilities(examples)
-        divergence = F.kl_div(torch.log_softmax(logits, -1), told, reduction="sum", log_target=True)
-        total = (1 - teacher.share) * total + teacher.share * divergence
+        told, known = teacher.told(examples)
+        total = total + teacher.share * (divergence(told, logits[known]).sum() - losses[known].sum())
     return RowLoss(total, len(losses), ratio, labelled, by_kind)
 
 

@@ -135,8 +135,13 @@ class Recipe:
     clip: float = 1.0
     """Largest norm of the gradient; 0 leaves it as it is."""
     distill: float = 0.0
-    """Share of the loss that is distillation: KL divergence from what the base model, as it is, predicts on the same
-    targets with the full text before it. 0 for none, 1 for nothing else."""
+    """Share of the loss at answers, summaries and continuations that is distillation: KL divergence from what a reader
+    of the full text predicts there. 0 for none, 1 for nothing else."""
+    teacher: str = ""
+    """That reader: a press by name, folder or hub id that hands on text as it is (recipe `reader`); the base model as
+    it is if empty."""
+    teacher_cache: str = field(default="", metadata=_FREE)
+    """Folder that keeps what the reader has predicted, for several trainings; the out folder's own if empty."""
     imitate: str = ""
     """A press, by name, folder or hub id, whose latents are learned in place of any target; empty for none. What it has
     beside its compressor, the decoder's adapter and the residual, is taken over and stays as it is."""
@@ -237,6 +242,9 @@ class Recipe:
                 f"long_document_tokens={self.long_document_tokens} must be max_context_tokens="
                 f"{self.max_context_tokens} or more"
             )
+        if not self.distill and (self.teacher or self.teacher_cache):
+            name, given = ("teacher", self.teacher) if self.teacher else ("teacher_cache", self.teacher_cache)
+            raise InputError(f"{name}={given!r} teaches nothing at distill=0; give a share of the loss, or no {name}")
         if self.imitate and self.distill:
             raise InputError(
                 f"distill={self.distill:g} has no targets beside imitate={self.imitate!r}, which learns latents alone; "

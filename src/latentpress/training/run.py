@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,10 +28,10 @@ from latentpress.training.checkpoint import PRESS, START, alone_in, check_whole,
 from latentpress.training.data_stream import StepStream, TrainingData, read_data, unigram_counts
 from latentpress.training.evaluate import make_dev_set
 from latentpress.training.memory import keep_freed_memory
-from latentpress.training.objective import Teacher
 from latentpress.training.pipeline import Phase, copy_of_press, plan
 from latentpress.training.recipes import Recipe
-from latentpress.training.start import imitated, load_weights, start_of
+from latentpress.training.start import imitated, load_weights, reader_of, start_of
+from latentpress.training.teacher import Teacher
 from latentpress.training.trainer import PressTrainer, training_arguments
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -128,16 +129,22 @@ def _train(
         _check_positions(recipe, press, loaded)
         start = None if from_press is None else start_of(out, from_press)
         model = press_folder(recipe.imitate) if recipe.imitate else None
+        reads = press_folder(recipe.teacher) if recipe.teacher else None
         identity = {
             "recipe": recipe.identity(),
             "data": records.digest,
             "base": loaded.fingerprint,
             "from_press": start and start["fingerprint"],
             "imitated": None if model is None else read_config(model)[2],
+            "teacher": None if reads is None else read_config(reads)[2],
             START: start,
         }
         with args.main_process_first(local=False), writing(out):
-            older = {"recipe": Recipe(recipe=recipe.recipe, press=recipe.press).identity(), "imitated": None}
+            older = {
+                "recipe": Recipe(recipe=recipe.recipe, press=recipe.press).identity(),
+                "imitated": None,
+                "teacher": None,
+            }
             checkpoint = claim(out, identity, resume=resume or args.process_index > 0, defaults=older)
         if checkpoint is not None:
             check_whole(checkpoint)
@@ -161,7 +168,7 @@ def _train(
                 **({"after": start["trained"]} if start else {}),
             },
             callbacks=[stop, Pace(), Files(out)],
-            teacher=Teacher(Backbone(loaded.model), recipe.distill) if recipe.distill else None,
+            teacher=_teacher(recipe, press, loaded, reads, maker, out) if recipe.distill else None,
             imitated=other,
         )
         console = Console(stderr=True, quiet=args.process_index > 0)
@@ -192,16 +199,30 @@ def _check_positions(recipe: Recipe, press: PressModel, base: Base) -> None:
     windows = [end - start for start, end in equal_windows(longest, recipe.window_tokens)]
     counts = map(press.compressor.count, windows, press.policy.spread(size, windows))
     latents = sum(counts) + recipe.prompt_vectors
-    if recipe.distill and longest >= base.max_positions:
+    if recipe.distill and recipe.max_context_tokens >= base.max_positions:
         raise InputError(
-            f"with distill={recipe.distill:g} a row of {longest} context tokens is read in full, and the decoder has "
-            f"{base.max_positions} positions; lower max_context_tokens or long_document_tokens"
+            f"with distill={recipe.distill:g} a text of {recipe.max_context_tokens} tokens is read in full, and the "
+            f"decoder has {base.max_positions} positions; lower max_context_tokens"
         )
     if latents >= base.max_positions:
         raise InputError(
             f"a row of {longest} context tokens is {latents} latents at {press.policy.word()} {size.value}, and the "
             f"decoder has {base.max_positions} positions; lower max_context_tokens or long_document_tokens"
         )
+
+
+def _teacher(
+    recipe: Recipe, press: PressModel, base: Base, reader: Path | None, maker: ExampleMaker, out: Path
+) -> Teacher:
+    """What the press learns from beside the targets."""
+    if reader is None:
+        backbone, identity = Backbone(base.model), base.fingerprint
+    else:
+        backbone, identity = reader_of(press, base, reader)
+    folder = Path(recipe.teacher_cache).expanduser() if recipe.teacher_cache else out / "teacher"
+    prompt = repr((recipe.prompt, recipe.dtype)).encode()
+    identity = hashlib.sha256(identity.encode() + prompt).hexdigest()
+    return Teacher(backbone, identity=identity, prefix=maker.prefix, share=recipe.distill, folder=folder)
 
 
 def open_base(base: str | None, recipe: Recipe, device: torch.device) -> Base:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from latentpress.backbone import Base
+from latentpress.backbone import Backbone, Base
 from latentpress.checkpoints.config import PressConfig
 from latentpress.checkpoints.io import read_config, read_press
+from latentpress.compressors import FirstTokens
 from latentpress.errors import TrainingError
 from latentpress.loading import fill
 from latentpress.lora import load_lora_state
@@ -136,6 +137,42 @@ def imitated(press: PressModel, base: Base, folder: Path) -> PressModel:
         if part is not None:
             part.requires_grad_(False)
     return other.eval().requires_grad_(False)
+
+
+def reader_of(press: PressModel, base: Base, folder: Path) -> tuple[Backbone, str]:
+    """Opens the decoder of a press that reads the full text, for another to learn from; see `Recipe.teacher`.
+
+    Args:
+        press: what is trained.
+        base: their base model.
+        folder: the reader.
+
+    Returns:
+        Its decoder, frozen, and its fingerprint.
+
+    Raises:
+        TrainingError: it compresses, is made for another base, or asks in other words.
+        PressError: it cannot be read.
+    """
+    config, modules, adapters, fingerprint = read_press(folder)
+    if config.compressor != FirstTokens.name or 1 not in config.candidates:
+        raise TrainingError(
+            f"press {folder} cannot be a teacher: it compresses ({config.compressor!r}, ratios "
+            f"{', '.join(map(str, config.candidates))}), and a teacher reads the full text; give one of recipe reader"
+        )
+    if config.base.fingerprint != base.fingerprint:
+        raise TrainingError(
+            f"press {folder} cannot be a teacher: it is made for base model {config.base.id!r} "
+            f"({config.base.fingerprint[:12]}), not {base.id!r} ({base.fingerprint[:12]}); train a reader on the latter"
+        )
+    if config.prompt != press.config.prompt:
+        raise TrainingError(
+            f"press {folder} cannot be a teacher: prompt is {config.prompt!r} there, {press.config.prompt!r} here; "
+            "give its settings"
+        )
+    reader = PressModel(config, base)
+    fill(reader, modules, adapters, folder)
+    return reader.decoder.eval().requires_grad_(False), fingerprint
 
 
 def different_settings(old: PressConfig, new: PressConfig, meant: AbstractSet[str]) -> list[str]:

@@ -38,7 +38,6 @@ from latentpress.training.guard import LossGuard
 from latentpress.training.objective import (
     IMITATION,
     RowLoss,
-    Teacher,
     imitation_loss,
     latents_of,
     passes,
@@ -47,6 +46,7 @@ from latentpress.training.objective import (
 )
 from latentpress.training.optimizer import adamw
 from latentpress.training.recipes import Recipe
+from latentpress.training.teacher import Teacher
 
 
 class Rows(nn.Module):
@@ -122,7 +122,7 @@ class PressTrainer(Trainer):
         teacher: Teacher | None = None,
         imitated: PressModel | None = None,
     ) -> None:
-        self._imitated = imitated
+        self._imitated, self._teacher = imitated, teacher
         self.press, self.recipe, self.stream, self.dev, self.out = press, recipe, stream, dev, out
         self.decoder_tokenizer, self.provenance = tokenizer, provenance
         self.loss_is_scaled_for_ga = True
@@ -324,6 +324,8 @@ class PressTrainer(Trainer):
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
             if self.dev is None:  # nothing says which press is the best; the newest is kept
                 self.export({})
+        if self._teacher is not None:
+            self._teacher.save()
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
