@@ -64,7 +64,12 @@ class RatioHead(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """`[B, De]` -> predicted log2 ratios `[B]` float32."""
-        return self.linear(4 * F.normalize(states.float(), dim=-1))[:, 0]  # type: ignore[no-any-return]
+        return self.linear(self.features(states))[:, 0]  # type: ignore[no-any-return]
+
+    @staticmethod
+    def features(states: Tensor) -> Tensor:
+        """What the linear layer reads of states: `[B, De]` -> `[B, De]` float32, of norm 4."""
+        return 4 * F.normalize(states.float(), dim=-1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +88,8 @@ class Encoded:
     """States of what the compressor had the encoder read behind each text."""
     log2_ratios: Tensor | None
     """What the head predicts for each part of all texts, `[P]` float32; None without a head."""
+    gists: Tensor | None = None
+    """States that the head predicts from, `[P, De]`; None without a head."""
 
 
 class PressModel(nn.Module):
@@ -197,11 +204,13 @@ class PressModel(nn.Module):
         sizes = torch.tensor([[n, 1, more] for n, more in zip(lengths, prepared.added, strict=True)], device=device)
         part = torch.tensor([0, 1, 2], device=device).repeat(len(lengths)).repeat_interleave(sizes.flatten())
         text, end, added = (states[..., part == i, :] for i in range(3))
-        predicted = None
-        if self.head is not None:
-            gist = self.compressor.gist(text, [tokens for own in parts for tokens in own])
-            predicted = self.head(gist if gist is not None else end if end.ndim == 2 else end[-1])
-        return Encoded(plain, lengths, parts, text, Added(states=added, counts=prepared.added), predicted)
+        encoded = Encoded(plain, lengths, parts, text, Added(states=added, counts=prepared.added), None)
+        if self.head is None:
+            return encoded
+        gists = self.compressor.gist(text, [tokens for own in parts for tokens in own])
+        if gists is None:
+            gists = end if end.ndim == 2 else end[-1]
+        return dataclasses.replace(encoded, log2_ratios=self.head(gists), gists=gists)
 
     def latents(self, encoded: Encoded, sizes: Size | Sequence[Size]) -> Extracted:
         """Makes latents in the decoder's input space.

@@ -116,3 +116,20 @@ def test_a_folder_and_what_is_no_label_are_refused(run: Run, data: Path, tmp_pat
     run("label", "summary", "--data", data, "--out", tmp_path).fails_with("is a folder; give a file for the labels")
     run("label", "compare", data).fails_with("records.jsonl:1: is no header of density labels")
     run("label", "compare", data, "--seed", "-1").fails_with("--seed -1 is out of range")
+
+
+def test_a_head_is_fitted_to_labels(run: Run, press: Path, tmp_path: Path) -> None:
+    contexts = ["The fox and the" + " dog" * (1 + i % 12) + " fox" * (i // 12) for i in range(40)]
+    rows = [{"id": f"r{i}", "context": text, "short_summary": "fox"} for i, text in enumerate(contexts)]
+    data = tmp_path / "many.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    labels = tmp_path / "labels.jsonl"
+    assert run("label", "summary", "--data", data, "--out", labels).code == 0
+    done = run("label", "fit", labels, "--data", data, "--press", press, "--out", tmp_path / "fitted")
+    assert done.code == 0, done.err
+    assert "head fitted to 40 labels by summary" in done.out
+    assert (tmp_path / "fitted" / "config.json").exists()
+    given = ("label", "fit", labels, "--data", data, "--press", press, "--out", data.parent / "again", "--json")
+    found = run(*given, "--hold-out", data).json
+    assert found["left_out"] == {"held out": 40 - found["texts"]}
+    assert found["mae"] <= found["mae_of_mean"] + 0.2

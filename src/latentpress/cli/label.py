@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from latentpress.cli.options import DEFAULT_PRESS, Base, Device, Dtype, Json, PressName, open_press
+from latentpress.cli.fit import fit
+from latentpress.cli.options import DEFAULT_PRESS, Base, Device, Dtype, Json, PressName, open_press, read_all
 from latentpress.cli.output import console, print_json, progress_console
 from latentpress.errors import InputError
 
@@ -54,6 +55,7 @@ Calibrate = Annotated[
 ]
 
 app = typer.Typer(no_args_is_help=True, help="Label how hard texts may be compressed, for a selector to learn.")
+app.command()(fit)
 
 
 @app.command()
@@ -64,7 +66,7 @@ def summary(data: Data, out: Out, limit: Limit = None, base: BaseName = None, as
     from latentpress.base_model import DEFAULT_BASE, base_folder
     from latentpress.labels.summary import SummaryLabels
 
-    records = _read(data)
+    records = read_all(data)
     name = base or DEFAULT_BASE
     _label(SummaryLabels(load_tokenizer(base_folder(name), id=name)), records, out, limit, as_json)
 
@@ -88,7 +90,7 @@ def surprisal(
     from latentpress.labels.surprisal import SurprisalLabels
 
     like = None if calibrate is None else read_labels(calibrate)
-    records = _read(data)
+    records = read_all(data)
     loaded = _open_base(base, device, dtype)
     source = SurprisalLabels(loaded, statistic=statistic, window_tokens=window_tokens, like=like)
     _label(source, records, out, limit, as_json)
@@ -112,7 +114,7 @@ def fidelity(
         raise InputError(f"--tolerance {tolerance:g} must be a finite number of nats a token, 0 or more; 0.2 is usual")
     from latentpress.labels.fidelity import FidelityLabels
 
-    records = _read(data)
+    records = read_all(data)
     opened = open_press(press or DEFAULT_PRESS, base=base, device=device, dtype=dtype)
     _label(FidelityLabels(opened, tolerance=tolerance), records, out, limit, as_json)
 
@@ -134,7 +136,7 @@ def compare(
     from latentpress.labels.comparison import compare as compare_labels
 
     files = [read_labels(path) for path in labels]
-    found = compare_labels(files, _read(data or []), seed=seed)
+    found = compare_labels(files, read_all(data or []), seed=seed)
     if as_json:
         print_json(_plain(dataclasses.asdict(found)))
     else:
@@ -149,13 +151,6 @@ def _check(out: Path, limit: int | None) -> None:
         raise InputError(f"--out {out} names a compressed file, and labels are written plain; leave {out.suffix} off")
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; give a file for the labels")
-
-
-def _read(data: Sequence[str]) -> "list[Record]":
-    from latentpress.data.records import read_records
-
-    with progress_console().status("reading the data"):
-        return [record for path in data for record in read_records(path)]
 
 
 def _open_base(base: str | None, device: str | None, dtype: str | None) -> "LoadedBase":

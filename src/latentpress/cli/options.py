@@ -1,6 +1,7 @@
 """Options that several verbs share, and the press that they choose."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ from latentpress.cli.output import progress_console
 from latentpress.errors import InputError
 
 if TYPE_CHECKING:
+    from latentpress.data.records import Record
     from latentpress.press import Press
 
 DEFAULT_PRESS = "semidynamic-smollm2-135m"
@@ -64,3 +66,11 @@ def open_press(
 
         keep_freed_memory()  # every pass frees and asks again for the same buffers
         return load(name or DEFAULT_PRESS, base=base, device=device, dtype=dtype)
+
+
+def read_all(paths: Sequence[str]) -> "list[Record]":
+    """Reads the records of files and hub ids, showing on a terminal that this takes a moment."""
+    from latentpress.data.records import read_records
+
+    with progress_console().status("reading the data"):
+        return [record for path in paths for record in read_records(path)]
