@@ -5,10 +5,10 @@ PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format typecheck bench
+.PHONY: help setup demo test lint format typecheck bench pack-gpu train-gpu
 
 help: ## show these lines
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: ## make .venv and fetch the base model; quick when both are there
 	@scripts/setup.sh
@@ -32,3 +32,10 @@ typecheck: setup ## check types (mypy, strict)
 
 bench: setup ## measure speed and memory, each beside its floor
 	$(PY) -m benchmarks.run $(ARGS)
+
+pack-gpu: setup ## pack what train-gpu needs on a machine without network (ARGS="--data-dir data --part-mib 24")
+	$(PY) scripts/pack_for_gpu.py $(ARGS)
+
+# Sets nothing up: it runs where there is no network, with the Python that has torch. Exit code 3: call it again.
+train-gpu: ## train and judge by configs/train-gpu.toml, 9 minutes a call (ARGS="--data-dir data")
+	$(if $(wildcard $(PY)),$(PY),python3) scripts/train_gpu.py --minutes 9 $(ARGS)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 import latentpress
 from benchmarks import child
@@ -15,6 +16,7 @@ from benchmarks.documents import nearest_ratio
 from benchmarks.naive_training import one_question_each, padded_loss, padding_free_loss
 from benchmarks.results import Report, Result, Settings, Side, Target
 from benchmarks.work import Work, backward_work, kept_bytes, latents_work, logits_work, weight_bytes
+from latentpress.checkpoints.config import PressConfig
 from latentpress.compressors import Ratio, Size
 from latentpress.data.records import read_records
 from latentpress.data.rows import Example, ExampleMaker
@@ -43,15 +45,20 @@ LOSSES: dict[str, Callable[[PressModel, Sequence[Example], Size], Tensor]] = {
 
 
 def examples_of(press: Press, contexts: int) -> list[Example]:
+    """See `drawn_examples`."""
+    return drawn_examples(press.base.tokenizer, press.config, contexts)
+
+
+def drawn_examples(tokenizer: PreTrainedTokenizerBase, config: PressConfig, contexts: int) -> list[Example]:
     """Rows of contexts drawn from the sample, with up to five questions each and nothing else."""
-    maker = ExampleMaker(press.base.tokenizer, press.config.prompt, press.config.window_tokens)
+    maker = ExampleMaker(tokenizer, config.prompt, config.window_tokens)
     records = [maker.tokenize(record) for record in read_records(DATA)]
-    short = [record for record in records if len(record.documents[0]) <= press.config.window_tokens]
+    short = [record for record in records if len(record.documents[0]) <= config.window_tokens]
     if not short:  # a tokenizer so small that no paragraph fits a window: take their beginnings
         first = records[: 2 * contexts]
         short = [
             type(r)(
-                documents=(r.documents[0][: press.config.window_tokens],),
+                documents=(r.documents[0][: config.window_tokens],),
                 answers=r.answers,
                 summary=None,
                 log2_ratio=None,
@@ -198,9 +205,16 @@ def _sides(
 
 
 def _floor(press: Press, settings: Settings, name: str, examples: Sequence[Example], ratio: int) -> tuple[float, float]:
-    """Least seconds of a step, and least bytes kept for its backward pass; padding counts as work of the padded way."""
-    model, rows = press.model, (examples if name == PACKED else one_question_each(examples))
-    encoder, vocabulary = model.encoder, press.base.model.config.vocab_size
+    """Least seconds of a step, and least bytes kept for its backward pass."""
+    work, kept = step_work(press.model, name, examples, ratio, press.base.model.config.vocab_size)
+    return work.seconds(settings.machine, press.model.decoder.dtype), kept
+
+
+def step_work(
+    model: PressModel, name: str, examples: Sequence[Example], ratio: int, vocabulary: int
+) -> tuple[Work, float]:
+    """Work of a step, and least bytes kept for its backward pass; padding counts as work of the padded way."""
+    encoder, rows = model.encoder, (examples if name == PACKED else one_question_each(examples))
     contexts = [example.tokens + 1 for example in rows]
     prefixes = [sum(len(p) if isinstance(p, list) else -(-row.tokens // ratio) for p in row.prefix) for row in rows]
     branches = [[len(branch.ids) for branch in row.branches] for row in rows]
@@ -224,4 +238,4 @@ def _floor(press: Press, settings: Settings, name: str, examples: Sequence[Examp
         seen = sum(n * (n + 1) / 2 if causal else n * n for n in contexts)
         work.append(backward_work(encoder, sum(contexts), seen))
         kept += kept_bytes(encoder, sum(contexts))
-    return sum(work, Work(0, 0)).seconds(settings.machine, model.decoder.dtype), kept
+    return sum(work, Work(0, 0)), kept

@@ -262,7 +262,8 @@ def test_the_encoders_base_must_be_given_when_and_only_when_the_settings_name_on
         ),
         (
             {"compressor": "comprexit", "policy": "length-selector", "residual": "none", "encoder_lora": None},
-            r"ratio policy 'length-selector' chooses lengths, which compressor 'comprexit' cannot make \(Ratio\)",
+            r"ratio policy 'length-selector' chooses lengths, and compressor 'comprexit' makes ratios only; "
+            "choose the policy fixed or selector or continuous, or the compressor mean-pooling or last-tokens or",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,6 +169,28 @@ def test_all_sizes_of_a_document_are_chosen_from_one_reading_ahead(
     made = press.compress_at([TEXT * 3], [WantedSize(scale=scale) for scale in scales])
     assert sum(read) == 2 * each[0].context_tokens
     assert [counts(one) for (one,) in made] == [counts(one) for one in each]
+
+
+@pytest.mark.parametrize("policy", ["selector", "length-selector", "fixed-length"])
+def test_progress_counts_what_is_read_ahead_as_it_is_read(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    press = by_length(tiny_base, policy, selection="document")
+    monkeypatch.setattr(windows, "PASS_TOKENS", 100)
+    read: list[int] = []
+    encode = press.model.encode
+
+    def watched(texts: Sequence[Sequence[int]]) -> Any:
+        read.append(sum(map(len, texts)))
+        return encode(texts)
+
+    monkeypatch.setattr(press.model, "encode", watched)
+    told: list[tuple[int, int]] = []
+    for asked in ({}, {"ratio": 4} if policy == "selector" else {"length": 4}):
+        read.clear()
+        told.clear()
+        press.compress([OTHER_TEXT, TEXT * 3], progress=lambda *now: told.append(now), **asked)  # type: ignore[call-overload]
+        assert told == [(done, sum(read)) for done in itertools.accumulate(read)]
 
 
 @pytest.mark.parametrize("policy", ["fixed", "fixed-length"])

@@ -76,3 +76,23 @@ def requested_size(policy: RatioPolicy, ratio: float | None, scale: float, lengt
             "scale shifts the selector's choice; give one of them"
         )
     return size
+
+
+def check_batch(contexts: int, questions: int, batch_size: int, kind: str) -> None:
+    """Makes sure that questions have a context each.
+
+    Args:
+        contexts: how many there are.
+        questions: how many there are.
+        batch_size: questions decoded together.
+        kind: what a context is called.
+
+    Raises:
+        InputError: the numbers differ, or no question would be decoded.
+    """
+    if contexts != questions:
+        raise InputError(
+            f"{contexts} {kind}s for {questions} questions; give one {kind} a question, repeating it if need be"
+        )
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size} must be at least 1")

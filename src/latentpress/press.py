@@ -5,6 +5,7 @@
     press.ask(latents, "Who signed the treaty?")
 
 `PressModel` (model.py) leads from tokens to latents, in training as here; `Reader` (decoder/reader.py) from there on.
+Answers from the text itself, for comparison, are in full_text.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from latentpress.arguments import WantedSize, checked_text, requested_size
+from latentpress.arguments import WantedSize, check_batch, checked_text, requested_size
 from latentpress.backbone import Backbone, Base
 from latentpress.compressors import Length, Ratio, Size
 from latentpress.contexts import Context, check_made_by, open_contexts
@@ -25,21 +26,22 @@ from latentpress.decoder.generate import Sampling
 from latentpress.decoder.prompt import Piece, render
 from latentpress.decoder.reader import Reader
 from latentpress.errors import InputError
-from latentpress.latents import EmbeddingLatents, WindowInfo
+from latentpress.full_text import FullText
+from latentpress.latents import EmbeddingLatents
 from latentpress.loading import load, load_model, shipped_presses
-from latentpress.model import Encoded, PressModel
+from latentpress.model import PressModel
 from latentpress.session import Session
-from latentpress.sizes import Sizes, predictions_ahead
-from latentpress.tokens import TokenizedText, char_span, encode_inert, tokenize
-from latentpress.windows import Window, WindowLatents, cut, part_places, passes
+from latentpress.sizes import Sizes, predictions_ahead, tokens_ahead
+from latentpress.tokens import TokenizedText, char_span, tokenize
+from latentpress.windows import Window, WindowLatents, by_window, cut, passes
 
 __all__ = ["Context", "Message", "Press", "Progress", "Session", "load", "load_model", "shipped_presses"]
 
 Progress = Callable[[int, int], None]
-"""Called with tokens done and tokens in all."""
+"""Called with tokens read and tokens in all; those that are read twice count twice."""
 
 
-class Press:
+class Press(FullText):
     """A compressor with its trained weights, and the decoder that reads its latents.
 
     Args:
@@ -57,7 +59,7 @@ class Press:
         self._encoder_tokenizer = (encoder_base or base).tokenizer
         about = (base, self.config.prompt, model.policy, model.compressor.count)
         self._reader = Reader(model.decoder, *about)
-        self._plain_reader = Reader(Backbone(base.model), *about)
+        super().__init__(Reader(Backbone(base.model), *about))
 
     # ---- text -> latents ----
 
@@ -99,7 +101,8 @@ class Press:
             length: one of the press's numbers of latents, for a press that has lengths in place of ratios: of every
                 window, or of the document, whichever has a size of its own.
             scale: added to the predicted log2 ratio: 1 compresses twice as hard, -1 half.
-            progress: called with tokens done and tokens in all.
+            progress: called with tokens read and tokens in all, after each pass; a document that is read ahead for the
+                choice of its size counts twice.
 
         Returns:
             Latents on the CPU, a list for a list.
@@ -123,7 +126,7 @@ class Press:
         Args:
             texts: documents of any length.
             wanted: what `compress` takes, for each size.
-            progress: called with tokens done and tokens in all.
+            progress: see `compress`.
 
         Returns:
             For each size the latents of all documents, on the CPU.
@@ -138,17 +141,17 @@ class Press:
         texts = [checked_text(one, "the text") for one in texts]
         documents = [tokenize(self._encoder_tokenizer, one) for one in texts]
         batches = list(passes(cut(documents, self.config.window_tokens), self.model.compressor.adds))
-        ahead = predictions_ahead(self.model, batches) if None in asked else {}
+        chooses = None in asked
+        total = sum(len(document.ids) for document in documents) + (tokens_ahead(self.model, batches) if chooses else 0)
+        read = _counting(progress, total)
+        ahead = predictions_ahead(self.model, batches, read) if chooses else {}
         sizes = [Sizes(self.model, batches, size, one.scale, ahead) for size, one in zip(asked, wanted, strict=True)]
         made: list[list[list[WindowLatents]]] = [[[] for _ in documents] for _ in sizes]
-        done, total = 0, sum(len(document.ids) for document in documents)
         for batch in batches:
             for own, latents in zip(made, self._compress_pass(batch, sizes), strict=True):
                 for window, one in zip(batch, latents, strict=True):
                     own[window.document].append(one)
-            done += sum(len(window.ids) for window in batch)
-            if progress is not None:
-                progress(done, total)
+            read(sum(len(window.ids) for window in batch))
         return [
             [self._assemble(*one, size, how.scale) for one in zip(texts, documents, own, strict=True)]
             for size, how, own in zip(asked, wanted, made, strict=True)
@@ -158,30 +161,12 @@ class Press:
     def _compress_pass(self, windows: list[Window], sizes: Sequence[Sizes]) -> list[list[WindowLatents]]:
         """Hidden states of some windows, and their latents at each of the sizes; positions restart in each window."""
         encoded = self.model.encode([window.ids for window in windows])
-        return [self._latents(windows, encoded, one.of(windows, encoded)) for one in sizes]
-
-    def _latents(
-        self, windows: list[Window], encoded: Encoded, chosen: Sequence[tuple[Size, float | None]]
-    ) -> list[WindowLatents]:
-        """Latents of encoded windows, at a size for each part."""
-        made = self.model.latents(encoded, [size for size, _ in chosen])
-        # Kept in bfloat16 or float32, which holds every float16 exactly.
-        dtype = torch.float32 if made.vectors.dtype == torch.float16 else made.vectors.dtype
-        vectors, spans = made.vectors.to("cpu", dtype).split(made.counts), made.spans.cpu().split(made.counts)
-        each = iter(chosen)
-        return [
-            WindowLatents(
-                own,
-                token_spans + window.start,
-                tuple(self._info(start, tokens, *next(each)) for start, tokens in part_places(window, parts)),
-            )
-            for window, parts, own, token_spans in zip(windows, encoded.parts, vectors, spans, strict=True)
-        ]
-
-    def _info(self, start: int, tokens: int, size: Size, log2_ratio: float | None) -> WindowInfo:
-        count = self.model.compressor.count(tokens, size)
-        ratio = float(size.value) if isinstance(size, Ratio) else tokens / count
-        return WindowInfo(start=start, tokens=tokens, latents=count, ratio=ratio, log2_ratio=log2_ratio)
+        made = []
+        for one in sizes:
+            chosen = one.of(windows, encoded)
+            latents = self.model.latents(encoded, [size for size, _ in chosen])
+            made.append(by_window(windows, encoded.parts, latents, chosen, self.model.compressor.count))
+        return made
 
     def _assemble(
         self, text: str, document: TokenizedText, parts: list[WindowLatents], asked: Size | None, scale: float
@@ -253,8 +238,7 @@ class Press:
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         request = self._reader.request(question)
         (latents,) = self._open([context])
-        prompt = [*self._reader.opening(len(latents)), request]
-        return self._reader.answer(prompt, latents, sampling, stream=stream)
+        return self._reader.answer(self._prompt(latents, request), latents, sampling, stream=stream)
 
     def ask_many(
         self, contexts: Sequence[Context], questions: Sequence[str], *, max_new_tokens: int = 64, batch_size: int = 16
@@ -272,18 +256,18 @@ class Press:
         """
         if isinstance(contexts, str | EmbeddingLatents) or isinstance(questions, str):
             raise InputError("ask_many takes a list of contexts and a list of questions; repeat a context for each")
-        _check_batch(len(contexts), len(questions), batch_size, "context")
+        check_batch(len(contexts), len(questions), batch_size, "context")
         sampling = Sampling(max_new_tokens=max_new_tokens)
         requests = [self._reader.request(question) for question in questions]
         latents = self._open(contexts)
-        prompts = [[*self._reader.opening(len(own)), request] for own, request in zip(latents, requests, strict=True)]
+        prompts = [self._prompt(own, request) for own, request in zip(latents, requests, strict=True)]
         return self._reader.answer_many(prompts, latents, sampling, batch_size)
 
     def prompt(self, context: Context, question: str) -> Tensor:
         """Input embeddings `[T, D]` of the whole prompt that `ask` reads; arguments and errors are those of `ask`."""
         request = self._reader.request(question)
         (latents,) = self._open([context])
-        return self._reader.embed([*self._reader.opening(len(latents)), request], latents)
+        return self._reader.embed(self._prompt(latents, request), latents)
 
     def session(self, context: Context) -> Session:
         """Prefills a context once, for many questions; each question starts again from the latents.
@@ -348,49 +332,8 @@ class Press:
             self._check(one)
         return self._reader.answer(render(self._reader.tokenizer, rows), latents, sampling, stream=stream)
 
-    # ---- the full text, for comparison ----
-
-    def ask_text(self, text: str, question: str, *, max_new_tokens: int = 64) -> str:
-        """Answers from the full text with the base model as it is, without adapters."""
-        self._reader.request(question)  # a mistake in it shows before the text is read
-        return self.text_session(text).ask(question, max_new_tokens=max_new_tokens)
-
-    def ask_texts(
-        self, texts: Sequence[str], questions: Sequence[str], *, max_new_tokens: int = 64, batch_size: int = 16
-    ) -> list[str]:
-        """Answers questions about different full texts in batches; each answer is what `ask_text` alone would give.
-
-        Args:
-            texts: one for each question.
-            questions: plain texts.
-            max_new_tokens: most tokens of each answer.
-            batch_size: questions decoded together.
-
-        Raises:
-            InputError: the numbers of texts and questions differ, or any of them is empty.
-            ContextTooLongError: any text, with its question and answer, exceeds the decoder's positions.
-        """
-        if isinstance(texts, str) or isinstance(questions, str):
-            raise InputError("ask_texts takes a list of texts and a list of questions; repeat a text for each")
-        _check_batch(len(texts), len(questions), batch_size, "text")
-        sampling = Sampling(max_new_tokens=max_new_tokens)
-        requests = [self._reader.request(question) for question in questions]
-        checked = [checked_text(text, "the text") for text in texts]
-        openings = {text: self._text_opening(text) for text in dict.fromkeys(checked)}
-        prompts = [[*openings[text], request] for text, request in zip(checked, requests, strict=True)]
-        return self._plain_reader.answer_many(prompts, [[]] * len(prompts), sampling, batch_size)
-
-    def text_session(self, text: str) -> Session:
-        """Prefills a full text for the base model as it is, for many questions."""
-        return Session(self._plain_reader, self._text_opening(checked_text(text, "the text")), [])
-
-    def _text_opening(self, text: str) -> list[Piece]:
-        ids = list(tokenize(self._reader.tokenizer, text).ids)
-        return [piece if isinstance(piece, list) else ids for piece in self._reader.opening(1)]
-
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text in the decoder's tokenizer."""
-        return len(encode_inert(self._reader.tokenizer, checked_text(text, "the text")))
+    def _prompt(self, latents: Sequence[EmbeddingLatents], request: list[int]) -> list[Piece]:
+        return [*self._reader.opening(len(latents)), request]
 
     def _open(self, contexts: Sequence[Context]) -> list[list[EmbeddingLatents]]:
         return open_contexts(contexts, self._check, self.compress)
@@ -399,10 +342,14 @@ class Press:
         check_made_by(latents, self.config, self.fingerprint)
 
 
-def _check_batch(contexts: int, questions: int, batch_size: int, kind: str) -> None:
-    if contexts != questions:
-        raise InputError(
-            f"{contexts} {kind}s for {questions} questions; give one {kind} a question, repeating it if need be"
-        )
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size} must be at least 1")
+def _counting(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """Takes the tokens of each pass, and tells how many were read by then."""
+    done = 0
+
+    def read(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        if progress is not None:
+            progress(done, total)
+
+    return read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -73,8 +73,17 @@ class Sizes:
         return list(zip(sizes, predicted, strict=True))
 
 
+def tokens_ahead(model: PressModel, batches: Sequence[Sequence[Window]]) -> int:
+    """Tokens that `predictions_ahead` has the encoder read."""
+    if model.policy.selection == "window" or not model.policy.predicts:
+        return 0
+    return sum(len(window.ids) for batch in _of_several_passes(batches) for window in batch)
+
+
 @torch.no_grad()
-def predictions_ahead(model: PressModel, batches: Sequence[Sequence[Window]]) -> Predictions:
+def predictions_ahead(
+    model: PressModel, batches: Sequence[Sequence[Window]], read: Callable[[int], None] = lambda _: None
+) -> Predictions:
     """What must be known before the first pass: of a policy that chooses for documents, those of several passes.
 
     They are read for it once, whatever the number of sizes, and memory stays that of a pass.
@@ -82,6 +91,7 @@ def predictions_ahead(model: PressModel, batches: Sequence[Sequence[Window]]) ->
     Args:
         model: the press.
         batches: windows of all documents by pass, in order.
+        read: told the tokens of each pass that was read.
 
     Returns:
         Log2 ratio predicted of each part by document; None of a press that does not predict.
@@ -95,6 +105,8 @@ def predictions_ahead(model: PressModel, batches: Sequence[Sequence[Window]]) ->
         for window in batch:
             parts = model.compressor.parts(len(window.ids))
             found[window.document] += [next(told, None) for _ in parts]
+        if encoded is not None:
+            read(sum(len(window.ids) for window in batch))
     return found
 
 

@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from latentpress.compressors import Extracted, Ratio, Size
 from latentpress.latents import WindowInfo
 from latentpress.tokens import TokenizedText, equal_windows
 
@@ -50,6 +52,39 @@ def cut(documents: Sequence[TokenizedText], limit: int) -> list[Window]:
 def part_places(window: Window, parts: Sequence[int]) -> Iterator[tuple[int, int]]:
     """First token, counted over the document, and tokens of each part of a window."""
     return zip(itertools.accumulate(parts, initial=window.start), parts, strict=False)
+
+
+def by_window(
+    windows: Sequence[Window],
+    parts: Sequence[Sequence[int]],
+    made: Extracted,
+    chosen: Sequence[tuple[Size, float | None]],
+    count: Callable[[int, Size], int],
+) -> list[WindowLatents]:
+    """Latents of a pass, shared out among its windows.
+
+    Args:
+        windows: of the pass.
+        parts: tokens of each part of each.
+        made: latents of all of them, end to end.
+        chosen: size and predicted log2 ratio of each part, end to end.
+        count: latents of so many tokens at a size.
+    """
+    # Kept in bfloat16 or float32, which holds every float16 exactly.
+    dtype = torch.float32 if made.vectors.dtype == torch.float16 else made.vectors.dtype
+    vectors, spans = made.vectors.to("cpu", dtype).split(made.counts), made.spans.cpu().split(made.counts)
+    each = iter(chosen)
+
+    def info(start: int, tokens: int) -> WindowInfo:
+        size, log2_ratio = next(each)
+        latents = count(tokens, size)
+        ratio = float(size.value) if isinstance(size, Ratio) else tokens / latents
+        return WindowInfo(start=start, tokens=tokens, latents=latents, ratio=ratio, log2_ratio=log2_ratio)
+
+    return [
+        WindowLatents(own, token_spans + window.start, tuple(info(*place) for place in part_places(window, tokens)))
+        for window, tokens, own, token_spans in zip(windows, parts, vectors, spans, strict=True)
+    ]
 
 
 def passes(windows: Sequence[Window], adds: Callable[[int], int] = lambda _: 0) -> Iterator[list[Window]]:

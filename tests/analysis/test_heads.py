@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -157,7 +158,22 @@ def test_parts_of_a_document_with_one_size_are_rounded_together() -> None:
     policy = Policy(press="mine", name="selector", candidates=(2, 4, 8), selection="document")
     content = rounding(policy, [Predicted(id="a", genre="g", tokens=(30, 10), log2_ratios=(1.0, 3.2))], scales=[0])
     # (30 * 1.0 + 10 * 3.2) / 40 = 1.55
-    assert content["chosen"] == {"linear": {"2": 2}, "log": {"4": 2}}
+    assert content["chosen"] == {"linear": {"2": 1}, "log": {"4": 1}}
+    assert (content["choices"], content["differ"]) == (1, 1.0)
+    assert content["scales"] == [{"scale": 0, "linear": 40 / 20, "log": 40 / (8 + 3), "differ": 1.0}]
+
+
+def test_a_length_that_a_document_shares_out_is_one_choice() -> None:
+    policy = Policy(press="mine", name="length-selector", candidates=(16, 32), selection="document")
+    long = Predicted(id="a", genre="g", tokens=(48, 48, 32), log2_ratios=(2.0, 2.0, 2.0))  # 128 / 4
+    short = Predicted(id="b", genre="g", tokens=(48,), log2_ratios=(2.0,))  # 48 / 4
+    content = rounding(policy, [long, short], scales=[0])
+    assert content["chosen"] == {"linear": {"16": 1, "32": 1}, "log": {"16": 1, "32": 1}}
+    assert (content["choices"], content["passages"]) == (2, 2)
+    assert content["scales"][0]["linear"] == 176 / 48
+    each = rounding(dataclasses.replace(policy, selection="window"), [long, short], scales=[0])
+    assert each["choices"] == 4
+    assert each["chosen"]["linear"] == {"16": 4}
 
 
 def test_a_policy_that_does_not_round_is_refused() -> None:

@@ -54,6 +54,14 @@ def test_labels_of_every_source_are_made_compared_and_calibrated(
     assert (again["labels"], again["kept"]) == (13, 11)
     assert again["found"]["in_common"] == 12
     assert read_labels(surprisal).header["made_by"]["base"]["id"] == str(tiny_base_folder)
+    before = surprisal.read_bytes()
+    fewer = run(*given, "--limit", "11").json
+    assert (fewer["labels"], fewer["beyond"], fewer["measured"]) == (13, 2, 0)
+    assert all(fewer[key] == again[key] for key in ("mean", "deviation", "found", "left_out"))
+    told = run(*given[:-1], "--limit", "11")
+    assert "13 labels by surprisal" in told.out
+    assert "that is 2 more than --limit and the data ask for: the file stays as it is" in told.out
+    assert surprisal.read_bytes() == before
 
     found = run("label", "compare", summary, fidelity, surprisal, "--data", data, "--json").json
     pairs = {(pair["first"], pair["second"]): pair for pair in found["pairs"]}
@@ -65,6 +73,29 @@ def test_labels_of_every_source_are_made_compared_and_calibrated(
     assert shown.code == 0
     assert "Spearman" in shown.out
     assert "wiki" in shown.out
+
+
+def test_labels_of_one_language_may_be_compared(run: Run, data: Path, tiny_base_folder: Path, tmp_path: Path) -> None:
+    rows = [
+        json.loads(line) | {"lang": ("en", "zh")[i % 3 == 0]} for i, line in enumerate(data.read_text().splitlines())
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = ("--base", tiny_base_folder, "--json")
+    summary, surprisal = (tmp_path / f"{name}.jsonl" for name in ("summary", "surprisal"))
+    assert run("label", "summary", "--data", data, "-o", summary, *base).code == 0
+    assert run("label", "surprisal", "--data", data, "-o", surprisal, *base).code == 0
+    compare = ("label", "compare", summary, surprisal)
+    found = run(*compare, "--data", data, "--lang", "en", "--json").json
+    labelled = [row for row in rows if row["lang"] == "en" and "short_summary" in row]
+    assert {pair["texts"] for pair in found["pairs"]} == {len(labelled)} != {12}
+    ids = {row["id"] for row in labelled}
+    own = [label.log2_ratio for label in read_labels(summary).labels.values() if label.id in ids]
+    assert found["spreads"]["summary"]["all"]["mean"] == pytest.approx(sum(own) / len(own))
+    run(*compare, "--lang", "en").fails_with("--lang en needs --data")
+    run(*compare, "--data", data, "--lang", "fr").fails_with("no record has lang 'fr'", "en, zh")
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(row | {"context": f"Other {row['id']}."}) + "\n" for row in rows))
+    run(*compare, "--data", other, "--lang", "en").fails_with("none of its 12 labels is of a text of --data", "'en'")
 
 
 def test_progress_goes_to_stderr(run: Run, data: Path, tiny_base_folder: Path, tmp_path: Path) -> None:
@@ -118,13 +149,13 @@ def test_a_folder_and_what_is_no_label_are_refused(run: Run, data: Path, tmp_pat
     run("label", "compare", data, "--seed", "-1").fails_with("--seed -1 is out of range")
 
 
-def test_a_head_is_fitted_to_labels(run: Run, press: Path, tmp_path: Path) -> None:
+def test_a_head_is_fitted_to_labels(run: Run, press: Path, tiny_base_folder: Path, tmp_path: Path) -> None:
     contexts = ["The fox and the" + " dog" * (1 + i % 12) + " fox" * (i // 12) for i in range(40)]
     rows = [{"id": f"r{i}", "context": text, "short_summary": "fox"} for i, text in enumerate(contexts)]
     data = tmp_path / "many.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     labels = tmp_path / "labels.jsonl"
-    assert run("label", "summary", "--data", data, "--out", labels).code == 0
+    assert run("label", "summary", "--data", data, "--out", labels, "--base", tiny_base_folder).code == 0
     done = run("label", "fit", labels, "--data", data, "--press", press, "--out", tmp_path / "fitted")
     assert done.code == 0, done.err
     assert "head fitted to 40 labels by summary" in done.out

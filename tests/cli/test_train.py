@@ -63,6 +63,15 @@ def test_defaults_resume_and_json_is_all_there_is_on_stdout(run: Run, training: 
     assert given["minutes"] is given["dev"] is given["base"] is given["from_press"] is None
 
 
+def test_the_first_of_several_processes_speaks_for_all(
+    run: Run, training: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        done = run("train", "reader", "--data", "a.jsonl", "--out", "runs/x", "--json")
+        assert (done.code, bool(done.out)) == (0, rank == "0")
+
+
 def test_phases_have_settings_of_their_own(run: Run, training: list[dict[str, Any]]) -> None:
     done = run("train", "comprexit", "ntp.steps=10", "sft.data=qa.jsonl", "--data", "a.jsonl", "--out", "runs/x")
     assert done.code == 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from labels.conftest import make_record
 from safetensors.torch import load_file
-from tiny import config_for, make_model
+from tiny import config_for, make_model, make_tokenizer
 from training.helpers import WORDS
 
 from latentpress.data.held_out import is_held_out
@@ -19,6 +19,7 @@ from latentpress.data.labels import DensityLabel, LabelFile, label_lines, read_l
 from latentpress.errors import DataError, PressError
 from latentpress.labels.fitting import fit_head, ridge
 from latentpress.press import Press, load
+from latentpress.tokens import encode_inert
 
 if TYPE_CHECKING:
     from latentpress.backbone import Base
@@ -31,12 +32,13 @@ def texts(count: int) -> list[Record]:
 
 
 def labels_of(records: list[Record], tmp_path: Path, values: list[float]) -> LabelFile:
+    tokenizer = make_tokenizer()
     made = [
         DensityLabel(
             id=one.id,
             source="fidelity",
             log2_ratio=value,
-            tokens=9,
+            tokens=len(encode_inert(tokenizer, one.contexts[0])),
             sha256=text_digest(one.contexts[0]),
             genre="wiki",
             details={},

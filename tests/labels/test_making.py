@@ -107,9 +107,25 @@ def test_a_finished_file_is_gone_on_with_for_more_texts_and_left_alone_for_fewer
     assert read_labels(out).header["found"] == {"texts": 4}
     before = out.read_bytes()
     fewer = Counting(tiny_base.tokenizer)
-    assert len(make_labels(fewer, records, out, limit=1).labels) == 1
+    outcome = make_labels(fewer, records, out, limit=1)
+    assert (outcome.beyond, outcome.kept, outcome.measured) == (3, 4, 0)
+    assert outcome.labels == tuple(read_labels(out).labels.values())
+    assert outcome.found == {"texts": 4}  # of what the file holds, not of the one that was asked for
     assert fewer.measured == []
     assert out.read_bytes() == before
+    assert files(tmp_path) == ["labels.jsonl"]
+
+
+def test_measurements_beyond_a_smaller_limit_are_kept(records: list[Record], tiny_base: Base, tmp_path: Path) -> None:
+    out = tmp_path / "labels.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        make_labels(Counting(tiny_base.tokenizer, fails_at=3), records, out)
+    fewer = make_labels(Counting(tiny_base.tokenizer), records, out, limit=2)
+    assert (len(fewer.labels), fewer.beyond) == (2, 0)
+    assert files(tmp_path) == ["labels.jsonl", "labels.jsonl.part"]
+    again = Counting(tiny_base.tokenizer)
+    assert len(make_labels(again, records, out).labels) == 4
+    assert again.measured == ["r3"]
     assert files(tmp_path) == ["labels.jsonl"]
 
 

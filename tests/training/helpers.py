@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
 import random
 import signal
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -70,6 +73,13 @@ FILES = (
     "scheduler.pt",
     "trainer_state.json",
 )  # of a checkpoint
+THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # accelerate warns where they are unset
+# What `accelerate launch` makes of configs/accelerate/fsdp.yaml.
+SHARED_OUT = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+}
 SPEEDS = ("examples_per_second", "context_tokens_per_second")
 
 
@@ -118,6 +128,53 @@ def in_processes(works: Sequence[Callable[[], object]], *, timeout: float = 120)
             process.kill()
             process.join()
     return [process.exitcode for process in processes]
+
+
+def as_one_training(works: Sequence[Callable[[], object]], **environment: str) -> list[int | None]:
+    """Runs functions as the processes of one training on the CPU; returns their exit codes."""
+    port = free_port()
+
+    def process(rank: int) -> None:
+        from accelerate.state import AcceleratorState, GradientState, PartialState
+
+        torch.set_num_threads(1)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        assert not PartialState._shared_state
+        count, own = str(len(works)), str(rank)
+        os.environ |= {**THREADS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **environment}
+        os.environ |= {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "RANK": own, "LOCAL_RANK": own}
+        works[rank]()
+
+    return in_processes([functools.partial(process, rank) for rank in range(len(works))], timeout=240)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def assert_close_but_for_noise(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Adam divides by the gradient's size, so that where it is all but 0 the sign of its noise decides: 2%, or one."""
+    wrong = (found - expected).abs() > 1e-5 + 1e-3 * expected.abs()
+    assert int(wrong.sum()) <= max(1, 0.02 * wrong.numel())
+
+
+def assert_same_training(out: Path, expected: Path) -> None:
+    """Losses, evaluations and trained weights are the same but for rounding: within 0.02%, and see above."""
+    found, wanted = read_log(out), read_log(expected)
+    assert len(found) == len(wanted) > 1
+    for one, other in zip(found, wanted, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in other.items():
+            assert one[name] == pytest.approx(value, rel=2e-4, abs=1e-6), name
+    ((step, mine), (same, theirs)) = (checkpoints(folder)[-1] for folder in (out, expected))
+    assert step == same
+    weights = load_file(mine / "masters.safetensors")
+    for name, tensor in load_file(theirs / "masters.safetensors").items():
+        assert weights[name].shape == tensor.shape
+        assert_close_but_for_noise(weights[name], tensor)
 
 
 def kill() -> None:

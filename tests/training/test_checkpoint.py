@@ -213,7 +213,7 @@ def test_masters_come_back_bit_for_bit_and_hold_nothing_of_the_base(
     tmp_path: Path, tiny_config: PressConfig, tiny_base: Base
 ) -> None:
     first, second = make_model(tiny_config, tiny_base), make_model(tiny_config, tiny_base, trained=False)
-    save_masters(first, tmp_path)
+    save_masters(trained(first), tmp_path)
     load_masters(second, tmp_path)
     base = {id(parameter) for parameter in tiny_base.model.parameters()}
     assert trained(first).keys() == trained(second).keys()
@@ -224,7 +224,7 @@ def test_masters_come_back_bit_for_bit_and_hold_nothing_of_the_base(
 
 
 def test_masters_of_another_shape_are_refused(tmp_path: Path, tiny_model: PressModel, tiny_base: Base) -> None:
-    save_masters(tiny_model, tmp_path)
+    save_masters(trained(tiny_model), tmp_path)
     other = make_model(config_for(tiny_base, converter_width=16), tiny_base)
     with pytest.raises(TrainingError, match="does not hold the parameters of this training; remove"):
         load_masters(other, tmp_path)

@@ -21,16 +21,10 @@ from latentpress.data.records import read_records
 from latentpress.data.rows import ExampleMaker, TokenizedRecord
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import DataError
-from latentpress.training.data_stream import (
-    Row,
-    StepStream,
-    TrainingData,
-    _continued,
-    read_data,
-    unigram_counts,
-)
+from latentpress.training.data_stream import Row, StepStream
 from latentpress.training.evaluate import make_dev_set
 from latentpress.training.overrides import make_recipe
+from latentpress.training.reading import TrainingData, _continued, read_data, unigram_counts
 from latentpress.training.recipes import Recipe
 from training.helpers import WORDS, overrides, write_data
 

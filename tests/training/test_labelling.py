@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import make_network, make_tokenizer
 
-from latentpress.backbone import Base
+from latentpress.backbone import Base, wrap_base
 from latentpress.checkpoints.io import read_config
 from latentpress.compressors import Ratio
 from latentpress.data.held_out import is_held_out
@@ -21,21 +23,39 @@ from latentpress.data.records import read_records
 from latentpress.data.rows import ExampleMaker
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import DataError, InputError, TrainingError
+from latentpress.labels.base import LabelSource
+from latentpress.labels.making import make_labels
+from latentpress.labels.summary import SummaryLabels
+from latentpress.labels.surprisal import SurprisalLabels
 from latentpress.model import PressModel
-from latentpress.training.data_stream import TrainingData, read_data
+from latentpress.tokens import encode_inert
 from latentpress.training.objective import document_latents, row_loss
 from latentpress.training.overrides import make_recipe
+from latentpress.training.reading import TrainingData, read_data
 from training.helpers import overrides, read_log, write_data
 
 Train = Callable[..., Path]
 
 
-def labels_for(data: Path, path: Path, value: Callable[[int], float | None], *, more: int = 0) -> Path:
+@functools.cache
+def tokens_of(text: str) -> int:
+    return len(encode_inert(make_tokenizer(), text))
+
+
+def labels_for(
+    data: Path, path: Path, value: Callable[[int], float | None], *, more: int = 0, tokens: int | None = None
+) -> Path:
     """Writes labels for the records of a file, none where the value is None, and some of other texts."""
     texts = [record.contexts[0] for record in read_records(data)] + [f"another text {i}" for i in range(more)]
     labels = [
         DensityLabel(
-            id=f"r{i}", source="fidelity", log2_ratio=own, tokens=20, sha256=text_digest(text), genre="x", details={}
+            id=f"r{i}",
+            source="fidelity",
+            log2_ratio=own,
+            tokens=tokens or tokens_of(text),
+            sha256=text_digest(text),
+            genre="x",
+            details={},
         )
         for i, text in enumerate(texts)
         if (own := value(i)) is not None
@@ -105,7 +125,7 @@ def test_labels_that_the_candidates_cannot_reach_are_refused_or_clamped(
 
 def test_the_range_of_lengths_depends_on_the_text(data: Path, tmp_path: Path, tiny_base: Base) -> None:
     lengths = {"policy": "length-selector", "candidates": "2,4"}  # of 20 tokens: ratios 10 and 5
-    path = labels_for(data, tmp_path / "labels.jsonl", lambda i: 2.0 if i else 3.0)
+    path = labels_for(data, tmp_path / "labels.jsonl", lambda i: 2.0 if i else 3.0, tokens=20)
     with pytest.raises(DataError, match=r"log2_ratio 2, outside 2.32\d* to 3.32\d*, which the lengths 2, 4 can reach"):
         read(data, read_labels(path), tiny_base, dropped=("ratio_schedule",), **lengths)
 
@@ -114,6 +134,30 @@ def test_labels_of_other_texts_alone_are_refused(data: Path, tmp_path: Path, tin
     path = labels_for(data, tmp_path / "labels.jsonl", lambda i: None if i < 20 else 2.0, more=4)
     with pytest.raises(DataError, match="none of its 4 labels is of a text of the 20 records"):
         read(data, read_labels(path), tiny_base)
+
+
+@pytest.mark.parametrize("source", [SurprisalLabels, SummaryLabels])
+def test_labels_by_another_tokenizer_are_refused_and_by_another_model_of_the_same_taken(
+    data: Path, tmp_path: Path, tiny_base: Base, other_base: Base, source: type[LabelSource]
+) -> None:
+    def made(base: Base) -> LabelFile:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
+        make_labels(
+            SurprisalLabels(base) if source is SurprisalLabels else SummaryLabels(base.tokenizer), records, path
+        )
+        return read_labels(path)
+
+    records = read_records(data)
+    by = " by 'tiny-other'" if source is SurprisalLabels else ""
+    said = rf"has \d+ tokens there{by}, and \d+ by the tokenizer of the base model here; .* make the labels anew with"
+    with pytest.raises(DataError, match=said):
+        read(data, made(other_base), tiny_base, clamp_labels="true")
+    same = wrap_base(
+        make_network("qwen2", len(tiny_base.tokenizer), seed=5), tiny_base.tokenizer, id="s", fingerprint="s"
+    )
+    use = read(data, made(same), tiny_base, clamp_labels="true").labels
+    assert use is not None
+    assert use.records == (20 if source is SurprisalLabels else sum(one.short_summary is not None for one in records))
 
 
 def test_the_fifth_is_held_out_with_its_texts(data: Path, tiny_base: Base, tmp_path: Path) -> None:

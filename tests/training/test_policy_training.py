@@ -93,6 +93,16 @@ def test_dev_sizes_are_those_that_were_asked_for(train: Train) -> None:
     assert "eval_f1_x7" in evaluation
 
 
+def test_questions_follow_the_candidates_and_that_is_said(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"steps": 1, "eval_every": 1, "candidates": "8,16", "ratio_schedule": "0:1/1"}
+    out = train(**settings)
+    assert [name for line in read_log(out) for name in line if name.startswith("eval_f1")] == ["eval_f1_x8"]
+    said = "questions are answered at ratio 8, as the press has no ratio 4, the recipe's; f1_ratio= sets another"
+    assert capsys.readouterr().err.count(said) == 1
+    train("own", **settings, f1_ratio=16)
+    assert "questions are answered at" not in capsys.readouterr().err
+
+
 def test_lengths_are_drawn_by_the_schedule_of_their_candidates(data: Path, tiny_base: Base) -> None:
     drawn = sizes_of_steps(data, tiny_base, policy="fixed-length", ratio_schedule="0:1/0/0,0.5:1/1/2")
     assert set(drawn[:100]) == {Length(2)}

@@ -167,6 +167,36 @@ def test_lengths_can_be_trained_by_any_recipe_of_an_encoder(name: str) -> None:
     assert given.ratio_policy().selection == "document"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["candidates=2,4", "ratio_schedule="], 4),
+        (["candidates=8,16", "ratio_schedule="], 8),
+        (["candidates=1,2", "ratio_schedule="], 2),
+        (["candidates=2,8", "ratio_schedule="], 2),  # both are as near: the one that keeps more
+        (["candidates=8,32", "ratio_schedule=", "policy=continuous"], 8),
+        (["candidates=2,32", "ratio_schedule=", "policy=continuous"], 4),  # any whole ratio in between
+        (["candidates=8,16", "ratio_schedule=", "f1_ratio=16"], 16),
+    ],
+)
+def test_questions_are_answered_at_a_size_that_the_press_has(overrides: list[str], expected: int) -> None:
+    assert make_recipe("semidynamic", overrides).f1_ratio == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["f1_ratio=3"], r"f1_ratio=3 is no ratio that .* choose one of 2, 4, 8, 16, 32, or leave it out"),
+        (["candidates=8,16", "ratio_schedule=", "f1_ratio=4"], "f1_ratio=4 is no ratio .* choose one of 8, 16"),
+        (["policy=continuous", "f1_ratio=33"], "f1_ratio=33 is no ratio .* choose a whole number from 2 to 32"),
+        (["policy=fixed-length", "candidates=16,64", "f1_ratio=4"], "f1_ratio=4 is no length .* choose one of 16, 64"),
+    ],
+)
+def test_a_size_for_questions_that_the_press_lacks_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_recipe("semidynamic", overrides)
+
+
 def test_the_bound_can_be_trained_by_length_too() -> None:
     recipe = make_recipe("reader", ["policy=fixed-length", "candidates=16,128"])
     assert recipe.ratio_policy().ordered() == (Length(128), Length(16))
@@ -188,7 +218,12 @@ def test_a_policy_of_the_same_kind_keeps_the_schedule_of_the_candidates() -> Non
         (
             "comprexit-ntp",
             ["policy=fixed-length", "candidates=16"],
-            "ratio policy 'fixed-length' chooses lengths, which compressor 'comprexit' cannot make",
+            "ratio policy 'fixed-length' chooses lengths, and compressor 'comprexit' makes ratios only",
+        ),
+        (
+            "comprexit-sft",
+            ["policy=length-selector"],
+            "ratio policy 'length-selector' chooses lengths, and compressor 'comprexit' makes ratios only",
         ),
         (
             "reader",
@@ -291,8 +326,9 @@ def test_an_unknown_recipe_is_named_with_the_known_ones() -> None:
 
 
 def test_identity_holds_every_setting_but_those_that_change_no_weight() -> None:
-    recipe = make_recipe("semidynamic")
+    recipe = make_recipe("semidynamic", ["distill=0.5"])
     free = {
+        "teacher_cache",
         "log_every",
         "eval_every",
         "save_every",
@@ -304,7 +340,7 @@ def test_identity_holds_every_setting_but_those_that_change_no_weight() -> None:
     }
     assert set(recipe.identity()) == {field.name for field in dataclasses.fields(Recipe)} - free
     for name in free:
-        value = (2, 8) if name == "dev_ratios" else 3
+        value = {"dev_ratios": (2, 8), "teacher_cache": "there"}.get(name, 3)
         assert dataclasses.replace(recipe, **{name: value}).identity() == recipe.identity()
     assert dataclasses.replace(recipe, prompt=PromptSettings(context="C: ")).identity() != recipe.identity()
 

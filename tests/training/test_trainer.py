@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Callable
@@ -13,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import config_for, make_model
-from torch import Tensor
 
 from latentpress.backbone import Base
 from latentpress.compressors import Ratio
@@ -29,7 +29,15 @@ from latentpress.training.objective import RowLoss, row_loss
 from latentpress.training.optimizer import adamw
 from latentpress.training.overrides import make_recipe
 from latentpress.training.trainer import PressTrainer
-from training.helpers import in_processes, overrides, read_log
+from training.helpers import (
+    SHARED_OUT,
+    as_one_training,
+    assert_close_but_for_noise,
+    assert_same_training,
+    in_processes,
+    overrides,
+    read_log,
+)
 
 Train = Callable[..., Path]
 
@@ -185,9 +193,6 @@ def test_a_diverging_loss_stops(train: Train, monkeypatch: pytest.MonkeyPatch) -
         train(steps=60, learning_rate=3, other_learning_rate=3, warmup_steps=5, clip=0, save_every=60, eval_every=60)
 
 
-_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # accelerate warns where they are unset
-
-
 def test_a_step_in_several_passes_is_the_step_in_one(train: Train, trainers: list[Any]) -> None:
     settings = {"steps": 4, "tokens_per_step": 90, "encoder_lora__dropout": 0, "multi_document": 0, "f1_questions": 0}
     logs = [read_log(train(f"of {most}", tokens_per_pass=most, **settings)) for most in (0, 20)]
@@ -201,60 +206,23 @@ def test_a_step_in_several_passes_is_the_step_in_one(train: Train, trainers: lis
         assert_close_but_for_noise(parts[name].detach(), weight.detach())
 
 
+@pytest.mark.parametrize("environment", [{}, SHARED_OUT], ids=["whole", "shared out"])
 @pytest.mark.parametrize(("tokens", "most"), [(10, 0), (60, 12)])
 def test_two_processes_have_the_losses_of_one(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, most: int
+    train: Train, tmp_path: Path, tokens: int, most: int, environment: dict[str, str]
 ) -> None:
-    """Some steps of the first run have a single row, so that one of the processes has none."""
+    """Some steps of the first run have a single row, so that one of the processes has none.
+
+    In the second run the two have unequal numbers of passes.
+    """
     settings = {"steps": 5, "tokens_per_step": tokens, "tokens_per_pass": most, "encoder_lora__dropout": 0}
     settings |= {"multi_document": 0, "eval_every": 5}
-    alone = read_log(train("one", **settings))
-
-    def process(rank: int) -> None:
-        from accelerate.state import AcceleratorState, GradientState, PartialState
-
-        torch.set_num_threads(1)
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        assert not PartialState._shared_state
-        where = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
-            **_THREADS,
-        }
-        for name, value in {**where, "RANK": str(rank), "LOCAL_RANK": str(rank)}.items():
-            monkeypatch.setenv(name, value)
-        train("two", **settings)
-
-    port = free_port()
-    assert in_processes([lambda: process(0), lambda: process(1)]) == [0, 0]
-    together = read_log(tmp_path / "two")
-    assert len(together) == len(alone) == 6
-    for one, two in zip(alone, together, strict=True):
-        assert one.keys() == two.keys()
-        for name, value in one.items():
-            assert two[name] == pytest.approx(value, rel=2e-4, abs=1e-6), name
-    rows = [one["examples_seen"] for one in alone if "loss" in one]
+    alone = train("one", **settings)
+    work = functools.partial(train, "two", **settings)
+    assert as_one_training([work, work], **environment) == [0, 0]
+    assert_same_training(tmp_path / "two", alone)
+    rows = [line["examples_seen"] for line in read_log(alone) if "loss" in line]
     assert most or 1 in {b - a for a, b in zip([0, *rows], rows, strict=False)}
-    weights = [load_file(tmp_path / run / "checkpoint-5" / "masters.safetensors") for run in ("one", "two")]
-    for name, tensor in weights[0].items():
-        assert_close_but_for_noise(weights[1][name], tensor)
-
-
-def assert_close_but_for_noise(found: Tensor, expected: Tensor) -> None:
-    """Adam divides by the gradient's size, so that where it is all but 0 the sign of its noise decides."""
-    wrong = (found - expected).abs() > 1e-5 + 1e-3 * expected.abs()
-    assert float(wrong.float().mean()) < 0.02
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def test_memory_is_kept_where_the_allocator_takes_the_settings() -> None:

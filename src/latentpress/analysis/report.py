@@ -31,8 +31,8 @@ _READING: Mapping[str, str] = {
     "correlation say what other questions of the same sets would have given, not what other sets would.",
     "genres": "A context counts once, however many questions are about it. `mean` is the geometric mean of the ratios, "
     "spread the standard deviation of their log2, `ratio` all tokens over all latents.",
-    "rounding": "Both roundings of the same predictions. A part is what gets a size of its own, usually an encoder "
-    "window; ratios are tokens over latents of all passages.",
+    "rounding": "Both roundings of the same predictions. A choice is of what gets a size of its own, usually an "
+    "encoder window, or the document; ratios are tokens over latents of all passages.",
     "head": "In brackets: 95% bootstrap intervals over passages. Errors are in log2 of the ratio: 1 is twice. "
     "Lines from length and from zlib's ratio are least squares on passages that are not held back.",
 }
@@ -184,7 +184,7 @@ def _rounding(content: Mapping[str, Any]) -> Iterator[Table]:
     sizes = [str(size) for size in content["candidates"]]
     rows = tuple((name, *(f"{found.get(size, 0):,}" for size in sizes)) for name, found in chosen.items())
     share = f"{100 * content['differ']:.1f}% differ"
-    yield Table(f"Sizes of {content['parts']:,} parts at scale {content['scale']:g}: {share}", ("", *sizes), rows)
+    yield Table(f"{content['choices']:,} choices at scale {content['scale']:g}: {share}", ("", *sizes), rows)
     scaled = tuple(
         (
             f"{row['scale']:g}",
@@ -194,7 +194,7 @@ def _rounding(content: Mapping[str, Any]) -> Iterator[Table]:
         )
         for row in content["scales"]
     )
-    yield Table("At every scale", ("scale", "ratio, linear", "ratio, log", "parts that differ"), scaled)
+    yield Table("At every scale", ("scale", "ratio, linear", "ratio, log", "choices that differ"), scaled)
     if content["scores"] is not None:
         yield from _curves(content["scores"])
 

@@ -35,9 +35,10 @@ def rounding(
         scales: at which ratios and differences are given.
 
     Returns:
-        Plain data. `parts` and `passages` (how many), `chosen` (parts by rounding and candidate, at the scale),
-        `differ` (share of parts that get another size, at the scale), and `scales`: rows of `scale`, `linear` and `log`
-        (tokens over latents of all passages), `differ`.
+        Plain data. `choices` and `passages` (how many; a passage has one choice if the press chooses for documents,
+        else one a part), `chosen` (choices by rounding and candidate, at the scale), `differ` (share of choices that
+        come out otherwise, at the scale), and `scales`: rows of `scale`, `linear` and `log` (tokens over latents of all
+        passages), `differ`.
 
     Raises:
         InputError: the policy does not round to candidates.
@@ -45,7 +46,7 @@ def rounding(
     makers = {name: _maker(policy, name) for name in ROUNDINGS}
     rows = [_row(makers, predicted, one) for one in dict.fromkeys([*scales, scale])]
     at = next(row for row in rows if row["scale"] == scale)
-    sizes = {name: _sizes(maker, predicted, scale) for name, maker in makers.items()}
+    choices = {name: _choices(maker, predicted, scale) for name, maker in makers.items()}
     return {
         "analysis": "rounding",
         "about": "Linear and log rounding of the same predictions",
@@ -55,11 +56,12 @@ def rounding(
         "candidates": list(policy.candidates),
         "scale": scale,
         "passages": len(predicted),
-        "parts": sum(len(one.tokens) for one in predicted),
+        "selection": policy.selection,
+        "choices": len(choices[ROUNDINGS[0]]),
         "differ": at["differ"],
         "chosen": {
             name: {str(value): count for value, count in sorted(Counter(size for size, _ in found).items())}
-            for name, found in sizes.items()
+            for name, found in choices.items()
         },
         "scales": sorted((row for row in rows if row["scale"] in scales), key=lambda row: float(row["scale"])),
         "scores": None,
@@ -95,20 +97,27 @@ def _maker(policy: Policy, rounding: str) -> RatioPolicy:
 
 
 def _row(makers: dict[str, RatioPolicy], predicted: Sequence[Predicted], scale: float) -> dict[str, Any]:
-    sizes = {name: _sizes(maker, predicted, scale) for name, maker in makers.items()}
+    choices = {name: _choices(maker, predicted, scale) for name, maker in makers.items()}
     tokens = sum(sum(one.tokens) for one in predicted)
-    ratios = {name: tokens / sum(latents for _, latents in found) for name, found in sizes.items()}
-    pairs = zip(*sizes.values(), strict=True)
+    ratios = {name: tokens / sum(latents for _, latents in found) for name, found in choices.items()}
+    pairs = zip(*choices.values(), strict=True)
     differing = sum(one[0] != other[0] for one, other in pairs)
-    return {"scale": scale, **ratios, "differ": differing / len(sizes[ROUNDINGS[0]])}
+    return {"scale": scale, **ratios, "differ": differing / len(choices[ROUNDINGS[0]])}
 
 
-def _sizes(maker: RatioPolicy, predicted: Sequence[Predicted], scale: float) -> list[tuple[int, int]]:
-    """Value of the size and number of latents of each part of all passages."""
+def _choices(maker: RatioPolicy, predicted: Sequence[Predicted], scale: float) -> list[tuple[int, int]]:
+    """Every choice, of a part or of a passage by what has a size of its own: the candidate, and latents of its text."""
     if not math.isfinite(scale):
         raise InputError(f"scale {scale} is not a finite number; -2 to 4 is usual")
-    return [
-        (size.value, size.latents(count))
-        for one in predicted
-        for size, count in zip(maker.choose_parts(one.log2_ratios, scale, one.tokens), one.tokens, strict=True)
-    ]
+    if maker.selection == "window":
+        return [
+            (size.value, size.latents(count))
+            for one in predicted
+            for size, count in zip(maker.choose_parts(one.log2_ratios, scale, one.tokens), one.tokens, strict=True)
+        ]
+    found = []
+    for one in predicted:
+        size = maker.choose_document(one.log2_ratios, scale, one.tokens)
+        shares = zip(maker.spread(size, one.tokens), one.tokens, strict=True)
+        found.append((size.value, sum(share.latents(count) for share, count in shares)))
+    return found

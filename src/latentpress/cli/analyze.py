@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from latentpress.cli.options import Base, Device, Dtype, Json, PressName, open_press
+from latentpress.cli.options import Base, Device, Dtype, Json, Lang, PressName, of_language, open_press
 from latentpress.cli.output import console, print_json, progress_console
 from latentpress.errors import InputError
 
 if TYPE_CHECKING:
     from latentpress.analysis.comparison import Comparison
-    from latentpress.data.records import Record
 
 
 class By(StrEnum):
@@ -163,9 +162,7 @@ def head(
     labels: Annotated[
         Path | None, typer.Option("--labels", help="Density labels of `latentpress label`; short_summary if not given.")
     ] = None,
-    lang: Annotated[
-        str | None, typer.Option("--lang", metavar="CODE", help="Only passages whose `lang` this is, such as en.")
-    ] = None,
+    lang: Lang = None,
     every: Annotated[bool, typer.Option("--all", help="Judge on all passages, not on those held back alone.")] = False,
     base: Base = None,
     device: Device = None,
@@ -183,7 +180,7 @@ def head(
     records = [record for file in data for record in read_records(file)]
     place = ", ".join(data)
     if lang is not None:
-        records, place = _of_language(records, lang, place), f"{place} (lang {lang})"
+        records, place = of_language(records, lang, place), f"{place} (lang {lang})"
     from latentpress.analysis.head import judge, split
     from latentpress.analysis.predictions import check_head, predict
     from latentpress.data.labels import read_labels
@@ -207,14 +204,6 @@ def _read(results: list[Path]) -> "Comparison":
     from latentpress.analysis.comparison import read
 
     return read(results)
-
-
-def _of_language(records: "list[Record]", lang: str, place: str) -> "list[Record]":
-    found = [record for record in records if record.lang == lang]
-    if not found:
-        there = ", ".join(sorted({record.lang for record in records if record.lang})) or "none"
-        raise InputError(f"{place}: no record has lang {lang!r} (there: {there}); give another --lang, or leave it out")
-    return found
 
 
 def _called(presses: list[str] | None, by: By) -> Mapping[str, str] | None:

@@ -12,7 +12,18 @@ import typer
 from rich.table import Table
 
 from latentpress.cli.fit import fit
-from latentpress.cli.options import DEFAULT_PRESS, Base, Device, Dtype, Json, PressName, open_press, read_all
+from latentpress.cli.options import (
+    DEFAULT_PRESS,
+    Base,
+    Device,
+    Dtype,
+    Json,
+    Lang,
+    PressName,
+    of_language,
+    open_press,
+    read_all,
+)
 from latentpress.cli.output import console, print_json, progress_console
 from latentpress.errors import InputError
 
@@ -126,17 +137,28 @@ def compare(
         list[str] | None,
         typer.Option("--data", metavar="PATH", help="What was labelled: adds how well zlib's ratio does."),
     ] = None,
+    lang: Lang = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Correlations of labels with each other and with the length of the texts, and means and spreads by genre."""
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed {seed} is out of range; give a number from 0 to {2**32 - 1}")
+    if lang is not None and not data:
+        raise InputError(
+            f"--lang {lang} needs --data: labels do not say of which language their texts are; give the data that was "
+            "labelled"
+        )
     from latentpress.data.labels import read_labels
     from latentpress.labels.comparison import compare as compare_labels
+    from latentpress.labels.comparison import of_texts
 
     files = [read_labels(path) for path in labels]
-    found = compare_labels(files, read_all(data or []), seed=seed)
+    records = read_all(data or [])
+    if lang is not None:
+        records = of_language(records, lang, ", ".join(data or []))
+        files = [of_texts(file, records, f"lang {lang!r}") for file in files]
+    found = compare_labels(files, records, seed=seed)
     if as_json:
         print_json(_plain(dataclasses.asdict(found)))
     else:
@@ -180,6 +202,12 @@ def _label(source: "LabelSource", records: "Sequence[Record]", out: Path, limit:
     pace = f"; {report['texts_per_second']:.2f} texts a second" if outcome.measured else ""
     there = f"; {outcome.kept:,} were there" if outcome.kept else ""
     console().print(f"{made}{there}{pace}", soft_wrap=True)
+    if outcome.beyond:
+        console().print(
+            f"that is {outcome.beyond:,} more than --limit and the data ask for: the file stays as it is, and these "
+            f"are the numbers of all its labels; give another --out for fewer",
+            soft_wrap=True,
+        )
     for key, value in outcome.found.items():
         console().print(f"{key}: {value:.4g}", soft_wrap=True)
     for reason, count in outcome.left_out.items():
@@ -196,6 +224,7 @@ def _report(source: str, out: Path, outcome: "Outcome", seconds: float) -> dict[
         "labels": len(values),
         "measured": outcome.measured,
         "kept": outcome.kept,
+        "beyond": outcome.beyond,
         "mean": statistics.fmean(values),
         "deviation": statistics.pstdev(values),
         "found": outcome.found,

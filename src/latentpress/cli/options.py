@@ -32,6 +32,9 @@ Scale = Annotated[
     float, typer.Option("--scale", help="Shift of the press's own choice: 1 is half the latents, -1 twice.")
 ]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Most tokens of an answer.")]
+Lang = Annotated[
+    str | None, typer.Option("--lang", metavar="CODE", help="Only passages whose `lang` this is, such as en.")
+]
 
 
 def check_size(ratio: float | None, length: int | None, scale: float) -> None:
@@ -74,3 +77,16 @@ def read_all(paths: Sequence[str]) -> "list[Record]":
 
     with progress_console().status("reading the data"):
         return [record for path in paths for record in read_records(path)]
+
+
+def of_language(records: "Sequence[Record]", lang: str, place: str) -> "list[Record]":
+    """The records of a language.
+
+    Raises:
+        InputError: there is none; `place` says where.
+    """
+    found = [record for record in records if record.lang == lang]
+    if not found:
+        there = ", ".join(sorted({record.lang for record in records if record.lang})) or "none"
+        raise InputError(f"{place}: no record has lang {lang!r} (there: {there}); give another --lang, or leave it out")
+    return found

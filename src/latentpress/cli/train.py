@@ -1,6 +1,7 @@
 """`latentpress train`: train a press by a recipe, or go on with a training."""
 
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -112,6 +113,8 @@ def train(
             hold_out=hold_out,
         )
     seconds = time.perf_counter() - started
+    if os.environ.get("RANK", "0") != "0":  # the first of several processes speaks for all
+        return
     if as_json:
         print_json({"recipe": recipe, "out": str(out), "press": str(press), "seconds": seconds})
     else:

@@ -80,6 +80,29 @@ class LabelFile:
         pairs = sorted((one.sha256, one.log2_ratio) for one in self.labels.values())
         return hashlib.sha256(repr(pairs).encode()).hexdigest()
 
+    def check_tokens(self, label: DensityLabel, tokens: int) -> None:
+        """Makes sure that a label counts the tokens that its text has for whoever learns from it.
+
+        Labels of all sources are log2 of tokens a latent, so those by another tokenizer are of another ratio.
+
+        Args:
+            label: one of the file's.
+            tokens: tokens of its text.
+
+        Raises:
+            DataError: they are others.
+        """
+        if label.tokens == tokens:
+            return
+        made_by = self.header.get("made_by") or {}
+        named = [made_by[kind].get(key) for kind, key in (("base", "id"), ("press", "name")) if kind in made_by]
+        by = "".join(f" by {name!r}" for name in named)
+        raise DataError(
+            f"{self.path}: record {label.id!r} has {label.tokens} tokens there{by}, and {tokens} by the tokenizer of "
+            "the base model here; a density label counts tokens a latent: make the labels anew with `latentpress "
+            "label` and this base model, or train on the one that they were made with"
+        )
+
 
 def text_digest(text: str) -> str:
     """Identity of a text: labels are of these very characters."""

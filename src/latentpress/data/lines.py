@@ -54,6 +54,7 @@ class ResumableLines:
     ) -> None:
         self.path = path
         self._digests, self._key, self._wording = digests, key, wording
+        self.further = 0  # rows in the file of things beyond the given ones
         self.rows: list[Row] = self._read(json.loads(json.dumps(made_by)))
 
     def add(self, rows: Sequence[Row]) -> None:
@@ -81,7 +82,7 @@ class ResumableLines:
         self._check(header, made_by, rows)
         if cut:  # half a line, where an earlier run was interrupted
             os.truncate(self.path, len(whole) + 1)
-        return rows[: len(self._digests)]
+        return self._of_these(rows)
 
     def _unpack(self, packed: Path, made_by: Row) -> list[Row]:
         """Rows of a compressed file; writes them out if more are to come."""
@@ -96,6 +97,10 @@ class ResumableLines:
             with replacing(self.path) as building:
                 building.write_bytes(whole + b"\n")
             packed.unlink()
+        return self._of_these(rows)
+
+    def _of_these(self, rows: list[Row]) -> list[Row]:
+        self.further = max(0, len(rows) - len(self._digests))
         return rows[: len(self._digests)]
 
     def _check(self, header: Row, made_by: Row, rows: Sequence[Row]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,7 @@ def compare(files: Sequence[LabelFile], records: Sequence[Record] = (), *, seed:
     spreads = {name: _spreads(file) for name, file in zip(columns, files, strict=True)}
     labelled = {digest: label for file in files for digest, label in file.labels.items()}
     columns["length"] = {digest: length(label.tokens) for digest, label in labelled.items()}
-    texts = {text_digest(record.contexts[0]): record.contexts[0] for record in records if len(record.contexts) == 1}
+    texts = _texts(records)
     if known := texts.keys() & labelled.keys():
         columns["zlib"] = {digest: zlib_ratio(texts[digest]) for digest in known}
     elif records:
@@ -92,6 +93,27 @@ def compare(files: Sequence[LabelFile], records: Sequence[Record] = (), *, seed:
         if first in spreads  # length and zlib are what labels are compared with
     ]
     return Compared(pairs=tuple(pairs), spreads=spreads)
+
+
+def of_texts(file: LabelFile, records: Sequence[Record], which: str) -> LabelFile:
+    """The labels of the texts of some records alone.
+
+    Raises:
+        InputError: there are none; `which` says what the records have in common.
+    """
+    known = _texts(records)
+    labels = {digest: label for digest, label in file.labels.items() if digest in known}
+    if not labels:
+        raise InputError(
+            f"{file.path}: none of its {len(file.labels)} labels is of a text of --data with {which}; give the data "
+            "that was labelled, or leave the file out"
+        )
+    return dataclasses.replace(file, labels=labels)
+
+
+def _texts(records: Sequence[Record]) -> dict[str, str]:
+    """What labels can be of, by its digest."""
+    return {text_digest(record.contexts[0]): record.contexts[0] for record in records if len(record.contexts) == 1}
 
 
 def _names(files: Sequence[LabelFile]) -> list[str]:

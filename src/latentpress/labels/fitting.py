@@ -177,6 +177,7 @@ def _texts(
             if len(ids) > press.config.window_tokens:
                 counts["longer than a window"] += 1
             elif ids:
+                labels.check_tokens(label, len(ids))
                 found[label.sha256] = (ids, label.log2_ratio)
     return [*found.values()], {reason: count for reason, count in counts.items() if count}
 

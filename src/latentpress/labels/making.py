@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from latentpress import __version__
-from latentpress.data.labels import FORMAT, VERSION, DensityLabel, label_lines, text_digest
+from latentpress.data.labels import FORMAT, VERSION, DensityLabel, label_lines, read_labels, text_digest
 from latentpress.data.lines import ResumableLines, Row, Wording, differences, parse_lines
 from latentpress.data.records import Record
 from latentpress.errors import DataError, InputError
@@ -46,6 +46,9 @@ class Outcome:
     """Records without a label, by the reason."""
     found: dict[str, Any] = field(default_factory=dict)
     """What was found out from all texts together."""
+    beyond: int = 0
+    """Labels in the file beyond those that were asked for. It stays as it is, and all that is told here is of all of
+    its labels: those of fewer texts may be others (`--calibrate`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,20 +99,33 @@ def make_labels(
     _check_rows(part, lines.rows, source, items)
     kept = len(lines.rows)
     _measure(source, items, lines, progress)
-    finished = source.finish(lines.rows)
-    labels = tuple(_label(source.name, row, value) for row, value in zip(lines.rows, finished.log2_ratios, strict=True))
-    if len(labels) > there:
-        head = {**header, "settings": source.settings, "found": dict(finished.found), "left_out": left_out}
-        write_whole(out, label_lines(head, labels))
-    part.unlink()
-    return Outcome(
-        labels=labels,
-        measured=len(items) - kept,
-        measured_tokens=sum(len(item.ids) for item in items[kept:]),
-        kept=kept,
-        left_out=left_out,
-        found=dict(finished.found),
-    )
+    if there > len(items):
+        outcome = _outcome_of(out, beyond=there - len(items))
+    else:
+        finished = source.finish(lines.rows)
+        pairs = zip(lines.rows, finished.log2_ratios, strict=True)
+        outcome = Outcome(
+            labels=tuple(_label(source.name, row, value) for row, value in pairs),
+            measured=len(items) - kept,
+            measured_tokens=sum(len(item.ids) for item in items[kept:]),
+            kept=kept,
+            left_out=left_out,
+            found=dict(finished.found),
+        )
+        if len(items) > there:
+            head = {**header, "settings": source.settings, "found": outcome.found, "left_out": left_out}
+            write_whole(out, label_lines(head, outcome.labels))
+    if lines.further <= max(0, there - len(items)):  # else it holds measurements that are nowhere else
+        part.unlink()
+    return outcome
+
+
+def _outcome_of(out: Path, *, beyond: int) -> Outcome:
+    """What a finished file holds."""
+    file = read_labels(out)
+    labels = tuple(file.labels.values())
+    told = {name: dict(file.header.get(name, {})) for name in _FOUND_OUT}
+    return Outcome(labels=labels, measured=0, measured_tokens=0, kept=len(labels), beyond=beyond, **told)
 
 
 def _choose(source: LabelSource, records: Sequence[Record], limit: int | None) -> tuple[list[Item], dict[str, int]]:

@@ -137,7 +137,7 @@ def _rounding(content: Mapping[str, Any]) -> Figure:
         bars.bar(places, [chosen.get(size, 0) for size in sizes], width=0.38, color=colours[name], label=name)
     bars.set_xticks(range(len(sizes)), sizes)
     bars.set_xlabel(f"size chosen at scale {content['scale']:g}", fontsize=9)
-    bars.set_ylabel("parts of passages", fontsize=9)
+    bars.set_ylabel("choices", fontsize=9)
     bars.legend(fontsize=8, frameon=False)
     scales = [row["scale"] for row in content["scales"]]
     ratio, differ = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 1])
@@ -153,7 +153,7 @@ def _rounding(content: Mapping[str, Any]) -> Figure:
     ratio.tick_params(labelbottom=False)
     differ.plot(scales, [100 * row["differ"] for row in content["scales"]], color="#222222", marker="o", markersize=3)
     differ.set_ylim(bottom=0)
-    differ.set_ylabel("parts that differ, %", fontsize=9)
+    differ.set_ylabel("choices that differ, %", fontsize=9)
     differ.set_xlabel("scale", fontsize=9)
     figure.align_ylabels([ratio, differ])
     if scored:

@@ -71,8 +71,6 @@ class RatioPolicy(ABC):
     def choose_parts(self, log2_ratios: Sequence[float | None], scale: float, tokens: Sequence[int]) -> list[Size]:
         """Sizes for the parts of a document, as `selection` says.
 
-        With `document` its prediction is the mean of its parts' by their tokens, of log2 ratios.
-
         Args:
             log2_ratios: what the head predicted of each part.
             scale: see `choose`.
@@ -80,9 +78,19 @@ class RatioPolicy(ABC):
         """
         if self.selection == "window":
             return [self.choose(own, scale, count) for own, count in zip(log2_ratios, tokens, strict=True)]
+        return self.spread(self.choose_document(log2_ratios, scale, tokens), tokens)
+
+    def choose_document(self, log2_ratios: Sequence[float | None], scale: float, tokens: Sequence[int]) -> Size:
+        """Size of a document that has one: its prediction is the mean of its parts' log2 ratios by their tokens.
+
+        Args:
+            log2_ratios: see `choose_parts`.
+            scale: see `choose`.
+            tokens: tokens of each part.
+        """
         total = sum(tokens)
         known = [own * (count / total) for own, count in zip(log2_ratios, tokens, strict=True) if own is not None]
-        return self.spread(self.choose(sum(known) if known else None, scale, total), tokens)
+        return self.choose(sum(known) if known else None, scale, total)
 
     def spread(self, size: Size, tokens: Sequence[int]) -> list[Size]:
         """Sizes of the parts of a document, where one size is given for each part or, by `selection`, for all together.

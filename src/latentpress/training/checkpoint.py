@@ -19,7 +19,7 @@ import pickle
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -248,11 +248,9 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_masters(model: nn.Module, folder: Path) -> None:
-    """Writes the trained parameters in float32."""
-    save_file(
-        {name: parameter.detach().cpu().contiguous() for name, parameter in trained(model).items()}, folder / MASTERS
-    )
+def save_masters(masters: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes the trained parameters, by name, in float32."""
+    save_file({name: parameter.detach().cpu().contiguous() for name, parameter in masters.items()}, folder / MASTERS)
 
 
 def load_masters(model: nn.Module, folder: Path) -> None:
@@ -273,12 +271,29 @@ def load_masters(model: nn.Module, folder: Path) -> None:
             parameter.copy_(state[name])
 
 
-def export_press(folder: Path, model: PressModel, config: PressConfig) -> None:
-    """Writes the press that a model is, in bfloat16; replaces an older one there."""
+def export_press(
+    folder: Path,
+    model: PressModel,
+    config: PressConfig,
+    *,
+    own: dict[str, Tensor] | None = None,
+    adapters: dict[str, dict[str, Tensor]] | None = None,
+) -> None:
+    """Writes the press that a model is, in bfloat16; replaces an older one there.
+
+    Args:
+        folder: where to.
+        model: the press.
+        config: its settings.
+        own: what `PressModel.own_state` gives, of a model whose weights lie shared out.
+        adapters: likewise, of `PressModel.adapter_states`.
+    """
+    own = model.own_state() if own is None else own
+    states = model.adapter_states() if adapters is None else adapters
     sides = {"encoder": (model.encoder, config.encoder_lora), "decoder": (model.decoder, config.decoder_lora)}
-    adapters = {}
+    written = {}
     for role, (backbone, settings) in sides.items():
         if backbone is not None and settings is not None:
             names = [name for name, layer in backbone.body.named_modules() if isinstance(layer, LoraLinear)]
-            adapters[role] = (model.adapter_states()[role], settings, names, backbone.depth)
-    write_press(folder, config, model.own_state(), adapters)
+            written[role] = (states[role], settings, names, backbone.depth)
+    write_press(folder, config, own, written)

@@ -69,10 +69,15 @@ class Labelling:
         return LabelUse(records=len(found), unknown=len(self.file.labels.keys() - used), clamped=len(outside))
 
     def labelled(self, record: Record, made: TokenizedRecord) -> TokenizedRecord:
-        """The tokenised record with the label of its text, or without any."""
+        """The tokenised record with the label of its text, or without any.
+
+        Raises:
+            DataError: the label was made with another tokenizer.
+        """
         label = self._find(record)
         if label is None:
             return dataclasses.replace(made, log2_ratio=None)
+        self.file.check_tokens(label, made.tokens)
         low, high = self._range(label)
         return dataclasses.replace(made, log2_ratio=min(high, max(low, label.log2_ratio)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -22,8 +23,12 @@ _NESTED: tuple[Any, ...] = (LoraSettings, PromptSettings)
 def make_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     """Returns a recipe by name with `name=value` overrides; `encoder_lora.rank=8` and `prompt.system=...` reach inside.
 
+    Where the recipe's `f1_ratio` is no size of the policy and candidates that are asked for, the nearest candidate
+    takes its place.
+
     Raises:
-        InputError: an unknown recipe or setting, or a value of the wrong type; the message lists the valid ones.
+        InputError: an unknown recipe or setting, a value of the wrong type, or an `f1_ratio` that the policy does not
+            have; the message lists the valid ones.
     """
     if name not in RECIPES:
         raise InputError(f"recipe {name!r} is unknown; choose one of {', '.join(RECIPES)}")
@@ -35,7 +40,26 @@ def make_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         if not equals:
             raise InputError(f"override {text!r} is not name=value, for example steps=1000")
         _apply(recipe, changes, key.strip(), value)
-    return dataclasses.replace(recipe, **_of_its_kind(recipe, changes))
+    return _with_f1_ratio(dataclasses.replace(recipe, **_of_its_kind(recipe, changes)), given="f1_ratio" in changes)
+
+
+def _with_f1_ratio(recipe: Recipe, *, given: bool) -> Recipe:
+    """The recipe with a size that its policy has to answer questions at.
+
+    Raises:
+        InputError: the user gave another.
+    """
+    policy = recipe.ratio_policy()
+    if policy.allows(recipe.f1_ratio):
+        return recipe
+    if given:
+        raise InputError(
+            f"f1_ratio={recipe.f1_ratio} is no {policy.word()} that the press is trained for, so no question could be "
+            f"answered at it; choose {policy.allowed()}, or leave it out"
+        )
+    # Of two that are as near the one that keeps more comes first.
+    nearest = min(policy.ordered(), key=lambda size: abs(math.log2(size.value / recipe.f1_ratio)))
+    return dataclasses.replace(recipe, f1_ratio=nearest.value)
 
 
 def _of_its_kind(recipe: Recipe, changes: dict[str, Any]) -> dict[str, Any]:
@@ -50,6 +74,9 @@ def _of_its_kind(recipe: Recipe, changes: dict[str, Any]) -> dict[str, Any]:
     before, now = (POLICIES.get(name) for name in (recipe.policy, changes.get("policy", recipe.policy)))
     if before is None or now is None or before.kind is now.kind:
         return changes
+    compressor = COMPRESSORS.get(changes.get("compressor", recipe.compressor))
+    if compressor is None or now.kind not in compressor.sizes:
+        return changes  # refused as a pair, whatever the candidates
     if "candidates" not in changes:
         usual = ",".join(map(str, USUAL[now.kind]))
         raise InputError(

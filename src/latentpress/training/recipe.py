@@ -166,7 +166,7 @@ class Recipe:
     f1_questions: int = field(default=64, metadata=_FREE)
     """Dev questions answered by greedy generation each time; 0 for none."""
     f1_ratio: int = field(default=4, metadata=_FREE)
-    """Ratio, or number of latents, at which they are answered, if the policy has it."""
+    """Ratio, or number of latents, at which they are answered; `make_recipe` sees to it that the policy has it."""
 
     def __post_init__(self) -> None:
         options: dict[str, tuple[str, ...]] = {

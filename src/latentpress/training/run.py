@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from latentpress.backbone import Backbone, Base, load_base
 from latentpress.base_model import DEFAULT_BASE, base_folder
@@ -25,11 +25,13 @@ from latentpress.model import PressModel
 from latentpress.tokens import equal_windows
 from latentpress.training.callbacks import Files, Pace, ShowProgress, StopAfter
 from latentpress.training.checkpoint import PRESS, START, alone_in, check_whole, claim, trained, writing
-from latentpress.training.data_stream import StepStream, TrainingData, read_data, unigram_counts
+from latentpress.training.data_stream import StepStream
 from latentpress.training.evaluate import make_dev_set
 from latentpress.training.memory import keep_freed_memory
 from latentpress.training.pipeline import Phase, copy_of_press, plan
-from latentpress.training.recipes import Recipe
+from latentpress.training.reading import TrainingData, read_data, unigram_counts
+from latentpress.training.recipes import RECIPES, Recipe
+from latentpress.training.sharding import check_settings
 from latentpress.training.start import imitated, load_weights, reader_of, start_of
 from latentpress.training.teacher import Teacher
 from latentpress.training.trainer import PressTrainer, training_arguments
@@ -50,6 +52,7 @@ def train(
     from_press: str | None = None,
     labels: str | Path | None = None,
     hold_out: str | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
     """Trains a press, or goes on where the run in the out folder stopped.
 
@@ -66,6 +69,7 @@ def train(
         labels: file of density labels, which take the place of those that the data's summaries give.
         hold_out: file or hub id of passages a fifth of which, by their ids, is kept out of the data, to judge on; see
             `latentpress.data.held_out`.
+        callbacks: watch the training, in every phase.
 
     Returns:
         Folder of the best press so far, of the phase that was reached.
@@ -86,7 +90,7 @@ def train(
     keep_freed_memory()
     for phase in phases:
         stop = StopAfter(minutes, started)
-        _train(phase, base=base, resume=resume, stop=stop, labels=file, hold_out=hold_out)
+        _train(phase, base=base, resume=resume, stop=stop, labels=file, hold_out=hold_out, callbacks=callbacks)
         if stop.stopped:
             break
         gc.collect()  # the trainer and its model hold each other, and the next phase has its own
@@ -115,10 +119,12 @@ def _train(
     stop: StopAfter,
     labels: LabelFile | None,
     hold_out: str | None,
+    callbacks: Sequence[TrainerCallback],
 ) -> None:
     """Trains a phase, or goes on with it, to its end or until it is stopped."""
     recipe, out, from_press = phase.recipe, phase.out, phase.from_press
     args = training_arguments(recipe, out)
+    check_settings()
     with alone_in(out) if args.process_index == 0 else contextlib.nullcontext():
         loaded = open_base(base, recipe, args.device)
         reference = BaseReference(id=loaded.id, fingerprint=loaded.fingerprint, width=loaded.width)
@@ -167,14 +173,19 @@ def _train(
                 **({"labels": {"source": labels.source, "digest": labels.digest}} if labels else {}),
                 **({"after": start["trained"]} if start else {}),
             },
-            callbacks=[stop, Pace(), Files(out)],
+            callbacks=[stop, Pace(), Files(out), *callbacks],
             teacher=_teacher(recipe, press, loaded, reads, maker, out) if recipe.distill else None,
             imitated=other,
         )
         console = Console(stderr=True, quiet=args.process_index > 0)
         if phase.place:
             console.print(f"{phase.place}: recipe {recipe.recipe}, in {out}", highlight=False, soft_wrap=True)
-        console.print(_summary(press, loaded, records, recipe, checkpoint, new), highlight=False, soft_wrap=True)
+        console.print(
+            _summary(press, loaded, records, recipe, checkpoint, new) + _f1_summary(phase),
+            highlight=False,
+            soft_wrap=True,
+        )
+        del loaded  # or its whole weights would stay beside those that are shared out
         try:
             with writing(out):
                 _run(trainer, checkpoint, console)
@@ -247,6 +258,8 @@ def _run(trainer: PressTrainer, checkpoint: Path | None, console: Console) -> No
     if checkpoint is None or int(checkpoint.name.rpartition("-")[2]) < trainer.recipe.steps:
         progress = ShowProgress(console)
         trainer.add_callback(progress)
+        if checkpoint is not None:
+            trainer.load(checkpoint)
         try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         finally:
@@ -254,7 +267,7 @@ def _run(trainer: PressTrainer, checkpoint: Path | None, console: Console) -> No
     elif trainer.export_is_behind():
         trainer.load(checkpoint)
         trainer.export({})
-    if not (trainer.out / PRESS).exists():  # stopped before the first evaluation
+    if trainer.first_says(not (trainer.out / PRESS).exists()):  # stopped before the first evaluation
         trainer.export({})
 
 
@@ -285,6 +298,20 @@ def _summary(
         f"{left_out}{held_out}; {len(records.dev)} dev records\n"
         f"{_labels_summary(records)}"
         f"steps: {limits}, from {checkpoint.name if checkpoint else 'the start'}{new}"
+    )
+
+
+def _f1_summary(phase: Phase) -> str:
+    """That questions are answered at another size than the recipe's, one line; nothing where they are not."""
+    recipe = phase.recipe
+    usual = RECIPES[recipe.recipe]()
+    policies = recipe.ratio_policy(), usual.ratio_policy()
+    same = recipe.f1_ratio == usual.f1_ratio and policies[0].kind is policies[1].kind
+    if same or "f1_ratio" in phase.meant or not recipe.f1_questions:
+        return ""
+    return (
+        f"\nF1: questions are answered at {policies[0].word()} {recipe.f1_ratio}, as the press has no "
+        f"{policies[1].word()} {usual.f1_ratio}, the recipe's; f1_ratio= sets another"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
@@ -22,6 +24,7 @@ from latentpress.checkpoints.io import read_config
 from latentpress.compressors import Size
 from latentpress.data.rows import KINDS, Example
 from latentpress.model import PressModel
+from latentpress.training import sharding
 from latentpress.training.checkpoint import (
     COUNTERS,
     GUARD,
@@ -31,6 +34,7 @@ from latentpress.training.checkpoint import (
     load_masters,
     new_checkpoint,
     save_masters,
+    trained,
 )
 from latentpress.training.data_stream import Step, StepStream
 from latentpress.training.evaluate import DevSet, dev_metrics
@@ -57,6 +61,7 @@ class Rows(nn.Module):
         self.press = press
         # No modules of this one: nothing of them is trained, saved or sent to other processes.
         self._others = (teacher, imitated)
+        self._no_split_modules = [type(press.decoder.body.layers[0]).__name__]  # what is shared out as one part
 
     def forward(self, examples: Sequence[Example], size: Size) -> RowLoss:
         """Losses of rows at a size, summed."""
@@ -64,6 +69,10 @@ class Rows(nn.Module):
         if imitated is not None:
             return imitation_loss(self.press, examples, size, imitated)
         return row_loss(self.press, examples, size, teacher=teacher)
+
+    def judge(self, *args: Any, **given: Any) -> dict[str, float]:
+        """See `dev_metrics`."""
+        return dev_metrics(self.press, *args, **given)
 
 
 def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
@@ -132,16 +141,49 @@ class PressTrainer(Trainer):
         self._sums: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         self._seconds = 0.0
         self._guard = LossGuard(self._remedy)
+        self._numbers: frozenset[str] = frozenset()  # parameters that are numbers where weights are not shared out
         if dev is None:
             args.eval_strategy = IntervalStrategy.NO
+        self._rows = Rows(press, teacher, imitated)
         super().__init__(
-            model=Rows(press, teacher, imitated),
+            model=self._rows,
             args=args,
             train_dataset=stream,
             eval_dataset=[] if dev else None,
             data_collator=_only,
             callbacks=list(callbacks),
         )
+
+    # Processes
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Shares weights out on CPUs too, if asked for."""
+        super().create_accelerator_and_postprocess()
+        sharding.use_on_cpus(self.accelerator)
+        self.is_fsdp_enabled = getattr(self.accelerator.state, "fsdp_plugin", None) is not None
+
+    def _prepare_for_training(self, *args: Any) -> Any:
+        prepared = super()._prepare_for_training(*args)  # type: ignore[no-untyped-call]
+        register_fsdp_forward_method(self._rows, "judge")  # changes nothing where weights are not shared out
+        return prepared
+
+    def _put_together(self) -> contextlib.AbstractContextManager[None]:
+        if not self.is_fsdp_enabled:
+            return contextlib.nullcontext()
+        return sharding.put_together(self._rows, again=self.accelerator.state.fsdp_plugin.reshard_after_forward)
+
+    def first_says(self, answer: bool) -> bool:
+        """The first process's answer: the others look at the out folder a moment later. All processes call it."""
+        (said,) = self._over_processes([float(answer and self.args.process_index == 0)])
+        return said > 0
+
+    def _over_processes(self, values: Sequence[float]) -> list[float]:
+        """Sums over the processes."""
+        local = torch.tensor(
+            values, dtype=torch.float64 if self.args.device.type != "mps" else torch.float32, device=self.args.device
+        )
+        total = self.accelerator.reduce(local, "sum") if self.args.world_size > 1 else local
+        return [float(value) for value in total]
 
     # Data
 
@@ -176,27 +218,35 @@ class PressTrainer(Trainer):
             TrainingError: it is not finite, or the loss diverges; in all processes at once.
         """
         step: Step = inputs["step"]
-        share = step.examples[self.args.process_index :: self.args.world_size]
-        # A process without a share runs a row all the same, and drops its loss: the others wait for its gradients.
-        *first, last = passes(share or step.examples[:1], self.recipe.tokens_per_pass)
+        *first, last = self._passes(step)
         before = 0.0
         for part in first:
             with self.accelerator.no_sync(model):
-                loss, _ = self._part(model, part, step)
+                loss, _ = self._part(model, *part, step)
                 self.accelerator.backward(loss)
             before += float(loss.detach())
-        loss, rows = self._part(model, last, step, counted=bool(share))
-        whole = float(loss.detach()) + before
-        (total,) = self._over_processes([whole / self.args.world_size if share else 0.0])
+        loss, rows = self._part(model, *last, step)
+        (total,) = self._over_processes([(float(loss.detach()) + before) / self.args.world_size])
         self._guard.check_finite("the loss", total, self.state.global_step + 1)
         self._guard.check_divergence(total, self.state.global_step + 1)
-        # What went back already is in the value alone, which is logged.
-        loss = loss + before if share else loss * 0.0
+        loss = loss + before  # what went back already is in the value alone, which is logged
         return (loss, rows) if return_outputs else loss
 
-    def _part(
-        self, model: nn.Module, examples: Sequence[Example], step: Step, *, counted: bool = True
-    ) -> tuple[Tensor, RowLoss]:
+    def _passes(self, step: Step) -> list[tuple[Sequence[Example], bool]]:
+        """This process's passes over its share of a step, and whether each counts.
+
+        A process without a share runs a row all the same, and drops its loss: the others wait for its gradients. Where
+        weights are shared out every process has as many passes as any other, for each puts weights together.
+        """
+        size = self.args.world_size
+        cut = [
+            passes(share, self.recipe.tokens_per_pass) if (share := step.examples[i::size]) else [] for i in range(size)
+        ]
+        mine = cut[self.args.process_index]
+        wanted = max(map(len, cut)) if self.is_fsdp_enabled else max(1, len(mine))
+        return [*[(step.examples[:1], False)] * (wanted - len(mine)), *((part, True) for part in mine)]
+
+    def _part(self, model: nn.Module, examples: Sequence[Example], counted: bool, step: Step) -> tuple[Tensor, RowLoss]:
         """Loss of some rows of a step, as their part of the whole step's."""
         rows: RowLoss = model(examples, step.size)
         if counted:
@@ -213,10 +263,10 @@ class PressTrainer(Trainer):
             weight=self.recipe.ratio_loss,
             processes=self.args.world_size,
         )
-        return loss, rows
+        return (loss if counted else loss * 0.0), rows
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        norm = sharding.whole_tensor(super()._get_grad_norm(model, grad_norm))  # type: ignore[no-untyped-call]
         self._guard.check_finite("the norm of the gradient", float(norm), self.state.global_step + 1)
         return norm
 
@@ -233,6 +283,8 @@ class PressTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """See `adamw`."""
         if self.optimizer is None:
+            if self.is_fsdp_enabled:
+                self._numbers = sharding.make_shareable(self.press)
             self.optimizer = adamw(self.press, self.recipe)
         return self.optimizer
 
@@ -267,14 +319,6 @@ class PressTrainer(Trainer):
             self._seconds = 0.0
         super().log(logs, start_time)
 
-    def _over_processes(self, values: Sequence[float]) -> list[float]:
-        """Sums over the processes."""
-        local = torch.tensor(
-            values, dtype=torch.float64 if self.args.device.type != "mps" else torch.float32, device=self.args.device
-        )
-        total = self.accelerator.reduce(local, "sum") if self.args.world_size > 1 else local
-        return [float(value) for value in total]
-
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
@@ -282,9 +326,11 @@ class PressTrainer(Trainer):
         assert self.dev is not None
         self.press.eval()
         share = slice(self.args.process_index, None, self.args.world_size)
-        found = dev_metrics(
-            self.press, self.dev, self.recipe, self.decoder_tokenizer, share=share, reduce=self._over_processes
-        )
+        # Processes have unequal shares: each needs all weights, and none of the others.
+        with self._put_together():
+            found = self._rows.judge(
+                self.dev, self.recipe, self.decoder_tokenizer, share=share, reduce=self._over_processes
+            )
         if found["loss"] < self.counters["best_loss"]:
             self.counters["best_loss"] = found["loss"]
             self.export({name: round(value, 4) for name, value in found.items()})
@@ -294,13 +340,15 @@ class PressTrainer(Trainer):
         return metrics
 
     def export(self, metrics: dict[str, float]) -> None:
-        """Writes the press as it is now to the out folder."""
+        """Writes the press as it is now to the out folder. All processes call it."""
+        own = sharding.whole(self.press.own_state(), self._numbers)
+        adapters = {role: sharding.whole(state, self._numbers) for role, state in self.press.adapter_states().items()}
         if not self.args.should_save:
             return
         seen = {name: int(self.counters[name]) for name in ("questions", "examples", "context_tokens")}
         trained_with = {**self.provenance, "step": self.state.global_step, "seen": seen, "dev": metrics}
-        base = self.press.config.base
-        export_press(self.out / PRESS, self.press, self.recipe.press_config(base, trained_with))
+        config = self.recipe.press_config(self.press.config.base, trained_with)
+        export_press(self.out / PRESS, self.press, config, own=own, adapters=adapters)
 
     def export_is_behind(self) -> bool:
         """Whether the out folder lacks the press of a finished training, because its last export failed."""
@@ -315,24 +363,37 @@ class PressTrainer(Trainer):
         """Saves by rename; Trainer itself writes into the final folder, where a kill leaves half a checkpoint."""
         assert self.optimizer is not None
         assert self.lr_scheduler is not None
+        moved = trained(self.press)
+        masters = sharding.whole(moved, self._numbers)
+        optimizer = sharding.whole_optimizer_state(self.optimizer, moved, self._numbers)
         if self.args.should_save:
             with new_checkpoint(self.out, self.state.global_step) as folder:
-                save_masters(self.press, folder)
-                torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_NAME)
+                save_masters(masters, folder)
+                torch.save(optimizer, folder / OPTIMIZER_NAME)
                 torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
                 (folder / COUNTERS).write_text(json.dumps({**self.counters, GUARD: self._guard.state()}))
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-            if self.dev is None:  # nothing says which press is the best; the newest is kept
-                self.export({})
+        if self.dev is None:  # nothing says which press is the best; the newest is kept
+            self.export({})
         if self._teacher is not None:
             self._teacher.save()
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.load(Path(resume_from_checkpoint))
+        """Leaves the weights as `load` has set them, before they are shared out."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        folder = Path(checkpoint)
+        whole = torch.load(folder / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(sharding.shared_optimizer_state(whole, self.optimizer))
+        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
 
     def load(self, folder: Path) -> None:
-        """Takes weights, counters and the step from a checkpoint; `train` reads the rest.
+        """Takes weights, counters and the step from a checkpoint, before `train`, which reads the rest.
 
         Raises:
             TrainingError: they do not fit.

@@ -1,0 +1,1 @@
+"""The recipe for a machine with a GPU and nothing else: what travels there, what runs there, what comes back."""
