@@ -101,7 +101,7 @@ def _unpacked(given: argparse.Namespace) -> bool:
         _say(f"parcel: {', '.join(missing)} still to come")
         return False
     if installed := install_missing(given.files / "wheels", given.files):
-        _say(f"installed: {', '.join(installed)}")
+        _say(f"from the parcel: {', '.join(installed)}")
     return True
 
 

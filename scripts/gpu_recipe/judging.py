@@ -115,15 +115,17 @@ def scores(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-    """A line for each system: its headline score on each set, with its interval.
+    """A line for each system: its headline score on each set, in points of a hundred, with its interval.
 
     Args:
         found: what `scores` gives.
     """
-    return [
-        f"{label}: "
-        + ", ".join(
-            "{} {mean:.1f} ({low:.1f} to {high:.1f})".format(name, **one["headline"]) for name, one in scopes.items()
-        )
-        for label, scopes in found.items()
-    ]
+    told = {
+        label: [f"{name} {_points(one['headline'])}" for name, one in sets.items()] for label, sets in found.items()
+    }
+    return [f"{label}: {', '.join(sets)}" for label, sets in told.items()]
+
+
+def _points(headline: Mapping[str, float]) -> str:
+    mean, low, high = (f"{100 * headline[name]:.1f}" for name in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"

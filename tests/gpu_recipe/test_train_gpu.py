@@ -97,6 +97,13 @@ def test_a_stage_says_its_step_speed_and_share_of_the_peak(whole: Path) -> None:
     assert "give --peak-tflops" in made_up.line(None)
 
 
+def test_scores_are_told_in_points_with_their_intervals() -> None:
+    from scripts.gpu_recipe.judging import lines
+
+    headline = {"mean": 0.5, "low": 0.25, "high": 0.751, "n": 6}
+    assert lines({"press-x4": {"squad": {"headline": headline}}}) == ["press-x4: squad 50.0 (25.0 to 75.1)"]
+
+
 def test_the_peak_of_a_chip_is_known_by_its_name_or_given() -> None:
     from scripts.gpu_recipe.speed import peak_tflops
 
