@@ -124,11 +124,8 @@ def test_a_document_has_one_choice_from_the_mean_of_its_windows(tiny_base: Base,
     assert counts(alone) != counts(latents)
 
 
-@pytest.mark.parametrize("policy", ["selector", "length-selector", "fixed-length"])
-def test_passes_change_no_choice_for_a_document(tiny_base: Base, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
-    press = by_length(tiny_base, policy, selection="document")
-    texts = ["a fox", TEXT, OTHER_TEXT, TEXT * 3]
-    whole = press.compress(texts)
+def read_in_short_passes(press: Press, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Makes passes of 100 tokens; tokens of each text that the encoder reads from here on, as they come."""
     read: list[int] = []
     encode = press.model.encode
 
@@ -138,6 +135,15 @@ def test_passes_change_no_choice_for_a_document(tiny_base: Base, monkeypatch: py
 
     monkeypatch.setattr(windows, "PASS_TOKENS", 100)
     monkeypatch.setattr(press.model, "encode", watched)
+    return read
+
+
+@pytest.mark.parametrize("policy", ["selector", "length-selector", "fixed-length"])
+def test_passes_change_no_choice_for_a_document(tiny_base: Base, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    press = by_length(tiny_base, policy, selection="document")
+    texts = ["a fox", TEXT, OTHER_TEXT, TEXT * 3]
+    whole = press.compress(texts)
+    read = read_in_short_passes(press, monkeypatch)
     cut = press.compress(texts)
     for one, other in zip(whole, cut, strict=True):
         assert counts(one) == counts(other)
@@ -157,15 +163,7 @@ def test_all_sizes_of_a_document_are_chosen_from_one_reading_ahead(
     press = by_length(tiny_base, "selector", selection="document")
     scales = (-1.0, 0.0, 1.0)
     each = [press.compress(TEXT * 3, scale=scale) for scale in scales]
-    read: list[int] = []
-    encode = press.model.encode
-
-    def watched(texts: Sequence[Sequence[int]]) -> Any:
-        read.extend(map(len, texts))
-        return encode(texts)
-
-    monkeypatch.setattr(windows, "PASS_TOKENS", 100)
-    monkeypatch.setattr(press.model, "encode", watched)
+    read = read_in_short_passes(press, monkeypatch)
     made = press.compress_at([TEXT * 3], [WantedSize(scale=scale) for scale in scales])
     assert sum(read) == 2 * each[0].context_tokens
     assert [counts(one) for (one,) in made] == [counts(one) for one in each]

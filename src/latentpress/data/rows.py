@@ -99,7 +99,11 @@ class TokenizedRecord:
 
     def branches(self) -> list[Branch]:
         """All requests of a record that was read as it is."""
-        made = self.questions()
+        return [*self.questions(), *self.others()]
+
+    def others(self) -> list[Branch]:
+        """Those of its requests that are no questions."""
+        made = []
         if self.summary is not None:
             request, target = self.summary
             made.append(Branch("summary", request + target, len(request), self))
@@ -206,7 +210,7 @@ class ExampleMaker:
         if len(branches) > questions * times:
             branches = draw.sample(branches, questions * times)
         if len(records) == 1:
-            branches += [branch for branch in records[0].branches() if branch.kind != "answer"]
+            branches += records[0].others()
         quotable = [document for document in documents if len(document) > QUOTE_CUE]
         for _ in range(quotes * times if quotable else 0):
             document = draw.choice(quotable)

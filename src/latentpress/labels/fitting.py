@@ -26,12 +26,12 @@ from latentpress.model import PressModel, RatioHead
 from latentpress.press import Press
 from latentpress.tokens import encode_inert
 from latentpress.training.checkpoint import export_press
+from latentpress.windows import Window, passes
 
 LEAST_TEXTS = 20
 """Fewest texts that a head is fitted to."""
 _FOLDS = 5
 _PENALTIES = tuple(10.0**power for power in range(-3, 5))
-_TOKENS = 4096  # of texts that are encoded together
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,24 +187,13 @@ def _features(
     model: PressModel, texts: Sequence[tuple[int, ...]], progress: Callable[[int, int], None] | None
 ) -> Floats:
     """What the head reads of each text, `[N, De]`."""
-    rows: list[torch.Tensor] = [torch.empty(0)] * len(texts)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    done = 0
-    while done < len(order):
-        batch: list[int] = []
-        tokens = 0
-        for i in order[done:]:
-            if batch and tokens + len(texts[i]) > _TOKENS:
-                break
-            batch.append(i)
-            tokens += len(texts[i])
-        gists = model.encode([texts[i] for i in batch]).gists
+    rows: list[torch.Tensor] = []
+    for batch in passes([Window(i, 0, ids) for i, ids in enumerate(texts)], model.compressor.adds):
+        gists = model.encode([window.ids for window in batch]).gists
         assert gists is not None
-        for i, row in zip(batch, RatioHead.features(gists).double().cpu(), strict=True):
-            rows[i] = row
-        done += len(batch)
+        rows += RatioHead.features(gists).double().cpu()
         if progress is not None:
-            progress(done, len(order))
+            progress(len(rows), len(texts))
     return torch.stack(rows).numpy()
 
 
