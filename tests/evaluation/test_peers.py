@@ -338,7 +338,9 @@ def test_a_reader_with_learned_vectors_cannot_be_merged(press: Press) -> None:
 
 
 ECHO = """seen = open(__file__ + '.log', 'a'); seen.write(json.dumps(request) + chr(10)); seen.close()
-        return {"answers": [one[:3] for one in request["questions"]], "kept": [request["keep"]] * 3, "bytes": 77}"""
+        rows = request["rows"]
+        kept = [[row["keep"]] * 3 for row in rows]
+        return {"answers": [row["question"][:3] for row in rows], "kept": kept, "bytes": [77] * len(rows)}"""
 
 
 def log_of(script: Path) -> list[dict[str, Any]]:
@@ -358,20 +360,39 @@ def test_keys_and_values_are_pressed_of_the_prompt_that_all_systems_read(
     questions = [ask(0, TEXT, OTHER_TEXT), ask(1, TEXT, OTHER_TEXT, question="Who?"), ask(2, OTHER_TEXT)]
     answers = made.answer(questions, 5)
     made.close()
-    requests = log_of(script)
-    assert [len(one["questions"]) for one in requests] == [2, 1]  # a text is pressed once
+    (request,) = log_of(script)
+    rows = sorted(request["rows"], key=lambda row: (-len(row["context"]), -len(row["question"])))
     press, tokenizer = setup.press, setup.press.base.tokenizer
     own = text_reader(setup, reader).press._reader
     (before, _), documents = own.opening(1), encode_inert(tokenizer, questions[0].text)
-    assert requests[0]["context"] == [*before, *documents]
-    assert requests[0]["questions"] == [own.request(one.question) for one in questions[:2]]
-    assert requests[0]["press"] == "SnapKVPress"
-    for request, answer in ((requests[0], answers[1]), (requests[1], answers[2])):
-        assert answer.kept == math.ceil(answer.tokens / 4) == request["keep"] - len(before)
-        assert 1 <= request["options"]["window_size"] < request["keep"]
+    assert rows[0]["context"] == rows[1]["context"] == [*before, *documents]
+    assert [row["question"] for row in rows] == [own.request(one.question) for one in questions]
+    for row, answer in zip(rows, answers, strict=True):
+        assert row["press"] == "SnapKVPress"
+        assert answer.kept == math.ceil(answer.tokens / 4) == row["keep"] - len(before)
+        assert 1 <= row["options"]["window_size"] < row["keep"]
     assert answers[0].tokens == press.count_tokens(TEXT) + press.count_tokens(OTHER_TEXT)
     assert answers[2].text == tokenizer.decode(own.request(QUESTION)[:3], skip_special_tokens=True)
     assert {answer.nbytes for answer in answers} == {77}
+
+
+def test_what_kvpress_has_read_of_texts_serves_all_methods_and_sizes_of_a_reader(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTPRESS_CACHE", str(tmp_path))
+    script = worker(tmp_path, ECHO)
+    every = [
+        system(setup, name, "zero-shot", ratio, monkeypatch, script)
+        for name, ratio in (("snapkv", 4), ("snapkv", 8), ("key-norm", 4))
+    ]
+    tuned = system(setup, "snapkv", "tuned", 4, monkeypatch, script)
+    assert every[0].shares is every[1].shares is every[2].shares is not tuned.shares
+    for contexts in (TEXT, OTHER_TEXT):
+        for made in (*every, tuned):
+            made.answer([ask(0, contexts)], 5)
+    assert [one["forget"] for one in log_of(script)] == [True, False, False, True] * 2
+    for made in (*every, tuned):
+        made.close()
 
 
 # Takes its time by its own clock, holds texts by name, and says with how many threads.

@@ -10,19 +10,19 @@ them are entries as well, so that many more are kept in all, and the press may c
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from latentpress.errors import ContextTooLongError
-from latentpress.evaluation.questions import Answer, Question
+from latentpress.evaluation.questions import BETWEEN, Answer, Question
 from latentpress.evaluation.systems.base import Family, Setup, Size, System, SystemKind
-from latentpress.evaluation.systems.batching import as_answer
+from latentpress.evaluation.systems.batching import Reply, as_answer, batches
 from latentpress.evaluation.systems.peers.environments import PACKAGES, Interpreter, find
 from latentpress.evaluation.systems.peers.process import Fields
 from latentpress.evaluation.systems.peers.sharing import Lease, model_settings
@@ -99,6 +99,18 @@ class _Text:
         return round(statistics.mean(entries)) - self.before
 
 
+class Asked:
+    """The contexts asked about last, which the worker has read for all methods and sizes of a reader."""
+
+    def __init__(self) -> None:
+        self._contexts = frozenset[tuple[str, ...]]()
+
+    def are_new(self, contexts: Collection[tuple[str, ...]]) -> bool:
+        """Whether they are other than those before."""
+        before, self._contexts = self._contexts, frozenset(contexts)
+        return before != self._contexts
+
+
 class KvpressSystem(System):
     """A press of keys and values and the model whose they are.
 
@@ -109,14 +121,23 @@ class KvpressSystem(System):
         size: a ratio.
         interpreter: runs the package.
         model: folder of the weights.
+        shares: one for all methods and sizes of the reader.
     """
 
     kind: SystemKind = "peer"
     sees_question = False
     worker: Lease
+    shares: Asked
 
     def __init__(
-        self, method: Method, setup: Setup, reader: TextReader, size: Size | None, interpreter: Interpreter, model: Path
+        self,
+        method: Method,
+        setup: Setup,
+        reader: TextReader,
+        size: Size | None,
+        interpreter: Interpreter,
+        model: Path,
+        shares: Asked,
     ) -> None:
         from latentpress.decoder.reader import Reader
 
@@ -128,6 +149,7 @@ class KvpressSystem(System):
         network, prompt = press.model, press.config.prompt
         self._reader = Reader(network.decoder, press.base, prompt, network.policy, network.compressor.count)
         self.worker = Lease(_PACKAGE.name, interpreter.python, _WORKER, model_settings(model, network.decoder))
+        self.shares = shares
 
     def identity(self) -> dict[str, Any]:
         """See `System.identity`."""
@@ -139,16 +161,38 @@ class KvpressSystem(System):
         }
 
     def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
-        """See `System.answer`; a text is pressed once for the questions about it that stand side by side."""
-        answers: list[Answer] = []
-        for _, group in itertools.groupby(questions, key=lambda one: one.contexts):
-            answers += self._about_one_text(list(group), max_new_tokens)
-        return answers
+        """See `System.answer`; the model reads a text once for all methods and sizes asked about it in turn."""
+        from latentpress.decoder.reader import stop_tokens
+
+        made = {contexts: self._text(contexts) for contexts in dict.fromkeys(one.contexts for one in questions)}
+        texts = [made[one.contexts] for one in questions]
+        requests = [self._reader.request(one.question) for one in questions]
+        used = [len(text.request["context"]) + len(one) for text, one in zip(texts, requests, strict=True)]
+        replies: list[Reply] = [self._error(one, max_new_tokens) or "" for one in used]
+        kept, nbytes = [text.budget for text in texts], dict[int, int]()
+        asked = [i for i, reply in enumerate(replies) if isinstance(reply, str)]
+        stops, forget = sorted(stop_tokens(self._press.base)), self.shares.are_new(made)
+        for batch in batches([used[i] + max_new_tokens for i in asked]):
+            rows = [asked[i] for i in batch]
+            done = self.worker.ask(
+                do="answer",
+                rows=[{**texts[i].request, "question": requests[i]} for i in rows],
+                stops=stops,
+                max_new_tokens=max_new_tokens,
+                forget=forget,
+            )
+            forget = False
+            for i, ids, entries, size in zip(rows, done["answers"], done["kept"], done["bytes"], strict=True):
+                replies[i], kept[i], nbytes[i] = self._decoded(ids), texts[i].kept(entries), size
+        return [
+            as_answer(reply, tokens=texts[i].tokens, kept=kept[i], nbytes=nbytes.get(i))
+            for i, reply in enumerate(replies)
+        ]
 
     def timed_hold(self, question: Question) -> Held:
         """See `TimesItself.timed_hold`; the worker holds one text for each system."""
         began = time.perf_counter()
-        text = self._text(question)
+        text = self._text(question.contexts)
         prepared = time.perf_counter() - began
         done = self.worker.ask(do="hold", name=self.label, **text.request)
         return Held(self.label, text.kept(done["kept"]), prepared + done["seconds"])
@@ -161,31 +205,13 @@ class KvpressSystem(System):
         done = self.worker.ask(do="read", name=held.what, question=request, tokens=tokens)
         return Reading(prepared + done["first_token"], prepared + done["total"])
 
-    def _about_one_text(self, questions: list[Question], max_new_tokens: int) -> list[Answer]:
-        from latentpress.decoder.reader import stop_tokens
-
-        text = self._text(questions[0])
-        requests = [self._reader.request(one.question) for one in questions]
-        used = len(text.request["context"])
-        errors = [self._error(used + len(one), max_new_tokens) for one in requests]
-        asked = [request for request, error in zip(requests, errors, strict=True) if error is None]
-        if not asked:
-            return [as_answer(error or "", tokens=text.tokens, kept=text.budget, nbytes=None) for error in errors]
-        stops = sorted(stop_tokens(self._press.base))
-        done = self.worker.ask(do="answer", questions=asked, stops=stops, max_new_tokens=max_new_tokens, **text.request)
-        kept, nbytes, replies = text.kept(done["kept"]), done["bytes"], map(self._decoded, done["answers"])
-        return [
-            as_answer(next(replies) if error is None else error, tokens=text.tokens, kept=kept, nbytes=nbytes)
-            for error in errors
-        ]
-
-    def _text(self, question: Question) -> _Text:
-        """A question's documents."""
+    def _text(self, contexts: tuple[str, ...]) -> _Text:
+        """Documents of a question."""
         from latentpress.tokens import encode_inert
 
-        documents = encode_inert(self._press.base.tokenizer, question.text)
+        documents = encode_inert(self._press.base.tokenizer, BETWEEN.join(contexts))
         before = [i for piece in self._reader.opening(1) if isinstance(piece, list) for i in piece]
-        tokens = sum(map(self._count, question.contexts))
+        tokens = sum(map(self._count, contexts))
         budget = min(math.ceil(tokens / self._ratio), len(documents))
         keep = len(before) + (len(documents) if self._ratio == 1 else budget)
         request = {
@@ -209,6 +235,9 @@ class KvpressSystem(System):
         return str(decoded)
 
 
+_ASKED: WeakValueDictionary[tuple[int, str], Asked] = WeakValueDictionary()
+
+
 def _family(method: Method) -> Family:
     def make(setup: Setup, reader: str, size: Size | None) -> System:
         from latentpress.base_model import base_folder
@@ -218,7 +247,8 @@ def _family(method: Method) -> Family:
         interpreter = find(_PACKAGE.name, setup.python)
         read = text_reader(setup, reader)
         model = base_folder(setup.press.base.id) if reader == ZERO_SHOT else merged_folder(read.press)
-        return KvpressSystem(method, setup, read, size, interpreter, model)
+        shares = _ASKED.setdefault((id(setup), reader), Asked())
+        return KvpressSystem(method, setup, read, size, interpreter, model, shares)
 
     return Family(name=method.name, kind="peer", about=method.about, make=make, needs=_PACKAGE.requirement)
 
