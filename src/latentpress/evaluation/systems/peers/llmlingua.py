@@ -50,7 +50,10 @@ Compress = Callable[[float], str]
 
 
 class Kept:
-    """What is left of the texts asked about last, by text, question if it is seen, and budget; for all readers."""
+    """What is left of the texts asked about last, by text, question if it is seen, and budget; for all readers.
+
+    All sizes are asked about a text in turn, since the worker remembers what it has computed of it.
+    """
 
     def __init__(self) -> None:
         self._texts: dict[_Key, str] = {}
@@ -71,7 +74,7 @@ class LlmLinguaSystem(CutSystem):
         size: a ratio.
         interpreter: runs the package.
         model: folder of the small model.
-        shares: one for all readers of what it keeps at this size.
+        shares: one for all readers and sizes.
     """
 
     kind: SystemKind = "peer"
@@ -157,7 +160,7 @@ def nearest(compress: Compress, budget: int, count: Callable[[str], int]) -> str
 
 
 def _family(name: str, about: str, *, sees_question: bool) -> Family:
-    shared: WeakValueDictionary[tuple[int, Size | None], Kept] = WeakValueDictionary()
+    shared: WeakValueDictionary[int, Kept] = WeakValueDictionary()
 
     def make(setup: Setup, reader: str, size: Size | None) -> System:
         from latentpress.base_model import base_folder
@@ -165,7 +168,7 @@ def _family(name: str, about: str, *, sees_question: bool) -> Family:
 
         interpreter = find(_PACKAGE.name, setup.python)
         model = base_folder(setup.press.base.id)
-        kept = shared.setdefault((id(setup), size), Kept())
+        kept = shared.setdefault(id(setup), Kept())
         return LlmLinguaSystem(family, setup, text_reader(setup, reader), size, interpreter, model, kept)
 
     family = Family(

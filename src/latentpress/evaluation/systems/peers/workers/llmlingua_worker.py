@@ -6,12 +6,15 @@ answer holds `kept`, the text.
 """
 
 import math
+from collections import OrderedDict
 from typing import Any
 
 from peer_protocol import serve
 
 Fields = dict[str, Any]
 PACKAGES = ("llmlingua", "transformers", "torch")
+REMEMBERED = 4096
+"""Texts whose losses stay for other targets: some kilobytes each."""
 
 
 class _CharacterCount:
@@ -62,6 +65,34 @@ def _in_whole_segments(compressor: Any) -> Any:
     return compress
 
 
+def _remembered(compressor: Any) -> Any:
+    """The package's losses of texts, computed once for the targets that a text is compressed to.
+
+    It begins with the losses of the whole text, and of each document, which no target changes. Keys and values that it
+    asks for with those of the whole text (`end` is None) it throws away, so none are given.
+    """
+    original, losses = compressor.get_ppl, OrderedDict[tuple[Any, ...], Any]()
+
+    def get_ppl(
+        text: str, granularity: str = "sentence", input_ids: Any = None, attention_mask: Any = None, **options: Any
+    ) -> Any:
+        past, keys_and_values, end = (options.get(name) for name in ("past_key_values", "return_kv", "end"))
+        if past is not None or (keys_and_values and end is not None):
+            return original(text, granularity, input_ids, attention_mask, **options)
+        ids = None if input_ids is None else tuple(input_ids[0].tolist())
+        mode = (options.get("condition_mode"), options.get("condition_pos_id"))
+        key = (text, granularity, ids, end, *mode)
+        if key not in losses:
+            made = original(text, granularity, input_ids, attention_mask, **options)
+            losses[key] = made[0] if keys_and_values else made
+            if len(losses) > REMEMBERED:
+                losses.popitem(last=False)
+        loss = losses[key].clone()  # it writes into them
+        return (loss, None) if keys_and_values else loss
+
+    return get_ppl
+
+
 def start(settings: Fields) -> Any:
     """Loads the compressor."""
     import tiktoken
@@ -74,6 +105,7 @@ def start(settings: Fields) -> Any:
     about = {"trust_remote_code": False, "torch_dtype": getattr(torch, settings["dtype"])}
     compressor = PromptCompressor(settings["model"], device_map=settings["device"], model_config=about)
     compressor.model = _ListsOfKeysAndValues(compressor.model.eval())
+    compressor.get_ppl = _remembered(compressor)
     compressor.iterative_compress_prompt = _in_whole_segments(compressor)
 
     def answer(request: Fields) -> Fields:
