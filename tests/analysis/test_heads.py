@@ -18,7 +18,7 @@ from latentpress.analysis.statistics import Line, fit, pearson, ranks, spearman
 from latentpress.data.held_out import is_held_out
 from latentpress.data.labels import DensityLabel, LabelFile, text_digest
 from latentpress.data.records import Record
-from latentpress.errors import InputError
+from latentpress.errors import DataError, InputError
 from latentpress.tokens import encode_inert
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ def records(count: int) -> list[Record]:
     ]
 
 
-def labelled(every: list[Record], values: list[float]) -> LabelFile:
+def labelled(every: list[Record], values: list[float], tokenizer: PreTrainedTokenizerBase) -> LabelFile:
     labels = {
         text_digest(one.contexts[0]): DensityLabel(
             id=one.id,
             source="fidelity",
             log2_ratio=value,
-            tokens=1,
+            tokens=len(encode_inert(tokenizer, one.contexts[0])),
             sha256=text_digest(one.contexts[0]),
             genre=one.source,
             details={},
@@ -91,7 +91,9 @@ def test_lines_find_labels_that_follow_them_and_heads_are_held_against_them(
 ) -> None:
     every = records(120)
     lengths = [math.log2(len(encode_inert(tiny_tokenizer, one.contexts[0]))) for one in every]
-    cut = split(every, tiny_tokenizer, labels=labelled(every, [0.5 + 0.25 * value for value in lengths]))
+    cut = split(
+        every, tiny_tokenizer, labels=labelled(every, [0.5 + 0.25 * value for value in lengths], tiny_tokenizer)
+    )
     labels = [one.label for one in cut.judged]
     # A head that errs by half in turn to both sides.
     content = judge(
@@ -113,6 +115,15 @@ def test_lines_find_labels_that_follow_them_and_heads_are_held_against_them(
     assert mean["mae"]["mean"] == pytest.approx(float(np.mean(np.abs(np.array(labels) - fitted))))
     assert content["source"] == "fidelity"
     assert content["passages"][0]["length"] == pytest.approx(labels[0])
+
+
+def test_labels_by_another_tokenizer_are_refused(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    every = records(100)
+    found = labelled(every, [1.0] * 100, tiny_tokenizer)
+    digest, first = next(iter(found.labels.items()))
+    other = dataclasses.replace(found, labels={**found.labels, digest: dataclasses.replace(first, tokens=3)})
+    with pytest.raises(DataError, match=r"record 'text-0' has 3 tokens there, and \d+ by the tokenizer of the base"):
+        split(every, tiny_tokenizer, labels=other)
 
 
 def test_texts_of_held_back_passages_are_not_fitted_to(tiny_tokenizer: PreTrainedTokenizerBase) -> None:

@@ -13,6 +13,7 @@ from made_sweeps import swept_folder
 from cli.helpers import TEXT, Result, write_tiny_press
 from latentpress.data.held_out import is_held_out
 from latentpress.data.labels import DensityLabel, label_lines, text_digest
+from latentpress.tokens import encode_inert
 
 if TYPE_CHECKING:
     Run = Callable[..., Result]
@@ -128,14 +129,17 @@ def test_a_head_may_be_judged_on_one_language_alone(run: Run, press: Path, data:
     assert not (tmp_path / "fr").exists()
 
 
-def test_labels_may_come_from_a_file(run: Run, press: Path, data: Path, tmp_path: Path) -> None:
+def test_labels_may_come_from_a_file(run: Run, press: Path, tiny_base_folder: Path, data: Path, tmp_path: Path) -> None:
+    from latentpress.backbone import load_tokenizer
+
+    tokenizer = load_tokenizer(tiny_base_folder)
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     labels = [
         DensityLabel(
             id=row["id"],
             source="fidelity",
             log2_ratio=1 + i % 3,
-            tokens=9,
+            tokens=len(encode_inert(tokenizer, row["context"])),
             sha256=text_digest(row["context"]),
             genre=row["genre"],
             details={},

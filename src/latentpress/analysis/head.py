@@ -85,7 +85,10 @@ def split(
 
     Raises:
         InputError: no record has a label, or too few are held back, or too few are not.
+        DataError: labels were made with another tokenizer.
     """
+    from latentpress.tokens import encode_inert
+
     texts: set[str] = set()
     made: list[Labelled] = []
     for record in records:
@@ -93,9 +96,10 @@ def split(
         if len(record.contexts) > 1 or text in texts:
             continue
         texts.add(text)
-        label = _label(record, tokenizer, labels)
+        tokens = len(encode_inert(tokenizer, text))
+        label = _label(record, tokens, tokenizer, labels)
         if label is not None:
-            made.append(_labelled(record, label, tokenizer))
+            made.append(_labelled(record, label, tokens))
     source = "summary" if labels is None else labels.source
     if not made:
         where = f"{labels.path} has labels of none of the texts" if labels else "none has a short_summary"
@@ -169,28 +173,29 @@ def judge(cut: Split, predicted: Sequence[Predicted], *, press: str, place: str)
     }
 
 
-def _label(record: Record, tokenizer: PreTrainedTokenizerBase, labels: LabelFile | None) -> float | None:
+def _label(record: Record, tokens: int, tokenizer: PreTrainedTokenizerBase, labels: LabelFile | None) -> float | None:
     """The label of a record of one document, None if it has none."""
     if labels is not None:
         found = labels.labels.get(text_digest(record.contexts[0]))
-        return None if found is None else found.log2_ratio
+        if found is None:
+            return None
+        labels.check_tokens(found, tokens)
+        return found.log2_ratio
     if record.short_summary is None:
         return None
     from latentpress.data.rows import density_label
     from latentpress.tokens import encode_inert
 
-    counts = [len(encode_inert(tokenizer, text)) for text in (record.contexts[0], record.short_summary)]
-    return density_label(*counts) if all(counts) else None
+    summary = len(encode_inert(tokenizer, record.short_summary))
+    return density_label(tokens, summary) if tokens and summary else None
 
 
-def _labelled(record: Record, label: float, tokenizer: PreTrainedTokenizerBase) -> Labelled:
-    from latentpress.tokens import encode_inert
-
+def _labelled(record: Record, label: float, tokens: int) -> Labelled:
     (text,) = record.contexts
     return Labelled(
         passage=Passage(id=record.id, genre=record.source, text=text),
         label=label,
-        length=length(max(1, len(encode_inert(tokenizer, text)))),
+        length=length(max(1, tokens)),
         zlib=zlib_ratio(text),
     )
 

@@ -100,7 +100,7 @@ class LabelFile:
         raise DataError(
             f"{self.path}: record {label.id!r} has {label.tokens} tokens there{by}, and {tokens} by the tokenizer of "
             "the base model here; a density label counts tokens a latent: make the labels anew with `latentpress "
-            "label` and this base model, or train on the one that they were made with"
+            "label` and this base model, or take the base model that they were made with"
         )
 
 
