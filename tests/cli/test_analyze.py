@@ -132,7 +132,7 @@ def test_a_head_may_be_judged_on_one_language_alone(run: Run, press: Path, data:
 def test_labels_may_come_from_a_file(run: Run, press: Path, tiny_base_folder: Path, data: Path, tmp_path: Path) -> None:
     from latentpress.backbone import load_tokenizer
 
-    tokenizer = load_tokenizer(tiny_base_folder)
+    tokenizer = load_tokenizer(tiny_base_folder, id="tiny")
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     labels = [
         DensityLabel(
