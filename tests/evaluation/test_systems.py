@@ -130,6 +130,34 @@ def test_each_document_is_read_once_for_all_sizes_of_a_press(
     assert systems[0].shares is systems[2].shares
 
 
+def test_a_question_is_answered_once_from_the_same_latents(
+    made: Any, press: Press, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales = [f"auto{scale:+g}" for scale in (-9, 0, 9)]
+    sizes = ["2", "8", *scales]
+    asked = [*QUESTIONS, QUESTIONS[0]]
+    alone = [PressSystem(press, Size.parse(size)).answer(asked, 3) for size in sizes]
+    systems, _ = made(f"runs/tiny@home@{'/'.join(sizes)}")
+    answered: list[str] = []
+    ask_many = press.ask_many
+
+    def watched(contexts: Any, questions: list[str], **options: Any) -> list[str]:
+        answered.extend(questions)
+        return ask_many(contexts, questions, **options)
+
+    monkeypatch.setattr(press, "ask_many", watched)
+    for system, wanted in zip(systems, alone, strict=True):
+        answers = system.answer(asked, 3)
+        assert answers == wanted
+        if system.size.scale:  # all at an end of the candidates
+            assert answered == []
+        else:
+            assert len(answered) <= len(QUESTIONS)
+        answered.clear()
+    systems[0].answer(asked, 2)
+    assert len(answered) == len(QUESTIONS)
+
+
 def test_what_does_not_fit_the_decoder_is_recorded_and_the_others_are_answered(press: Press) -> None:
     system = PressSystem(press, Size(2))
     long = dataclasses.replace(QUESTIONS[0], contexts=(TEXT * 12,))

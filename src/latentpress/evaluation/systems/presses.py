@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from latentpress.arguments import WantedSize
 from latentpress.errors import RatioError
 from latentpress.evaluation.questions import Answer, Question
 from latentpress.evaluation.systems.base import Size, System, SystemKind
-from latentpress.evaluation.systems.batching import answered, as_answer
+from latentpress.evaluation.systems.batching import Reply, answered, as_answer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Compressions:
-    """Latents of one press at several sizes, of the documents asked about last; each is encoded once for all sizes.
+    """Latents of one press at several sizes, of the documents asked about last, and what was answered from them.
+
+    Each document is encoded once for all sizes, and a question answered once from the same latents: a selector chooses
+    what a fixed ratio or another scale has given already.
 
     Args:
         press: the press.
@@ -30,17 +34,32 @@ class Compressions:
     def __init__(self, press: Press, sizes: Sequence[Size]) -> None:
         self.press, self.sizes = press, list(sizes)
         self._made: dict[str, dict[Size, EmbeddingLatents]] = {}
+        self._replies: dict[str, Reply] = {}
 
     def at(self, size: Size, documents: Sequence[str]) -> list[EmbeddingLatents]:
         """Latents of documents at a size."""
         if not all(document in self._made for document in documents):
             made = self.press.compress_at(documents, [_wanted(one) for one in self.sizes])
             by_document = zip(*made, strict=True)
+            self._replies.clear()
             self._made = {
                 document: dict(zip(self.sizes, own, strict=True))
                 for document, own in zip(documents, by_document, strict=True)
             }
         return [self._made[document][size] for document in documents]
+
+    def answered(self, ask: Callable[[list[int]], list[str]], sizes: Sequence[int], keys: Sequence[str]) -> list[Reply]:
+        """As `batching.answered`, for questions that have no reply yet.
+
+        Args:
+            ask: see there.
+            sizes: see there.
+            keys: all that the reply to each question depends on.
+        """
+        new = [i for i, key in enumerate(keys) if key not in self._replies and key not in keys[:i]]
+        replies = answered(lambda batch: ask([new[i] for i in batch]), [sizes[i] for i in new])
+        self._replies |= dict(zip([keys[i] for i in new], replies, strict=True))
+        return [self._replies[key] for key in keys]
 
 
 def share_compressions(systems: Sequence[System]) -> None:
@@ -109,6 +128,7 @@ class PressSystem(System):
 
         asked = [self.press.count_tokens(one.question) for one in questions]
         sizes = [count + more + max_new_tokens for count, more in zip(kept, asked, strict=True)]
+        keys = [_key(own, one.question, max_new_tokens) for own, one in zip(contexts, questions, strict=True)]
         return [
             as_answer(
                 reply,
@@ -116,7 +136,9 @@ class PressSystem(System):
                 kept=count,
                 nbytes=sum(map(stored_bytes, own)),
             )
-            for one, reply, own, count in zip(questions, answered(ask, sizes), contexts, kept, strict=True)
+            for one, reply, own, count in zip(
+                questions, self.shares.answered(ask, sizes, keys), contexts, kept, strict=True
+            )
         ]
 
     def hold(self, question: Question) -> list[EmbeddingLatents]:
@@ -135,6 +157,18 @@ class PressSystem(System):
 
 def _wanted(size: Size) -> WantedSize:
     return WantedSize(ratio=size.ratio, length=size.length, scale=size.scale)
+
+
+def _key(contexts: Sequence[EmbeddingLatents], question: str, max_new_tokens: int) -> str:
+    """All that an answer of a press depends on: its documents' vectors and the question."""
+    import torch
+
+    hashed = hashlib.sha256()
+    for latents in contexts:
+        hashed.update(f"{tuple(latents.vectors.shape)} {latents.vectors.dtype}".encode())
+        hashed.update(latents.vectors.contiguous().view(torch.uint8).numpy().data)
+    hashed.update(f"{max_new_tokens} {question}".encode())
+    return hashed.hexdigest()
 
 
 def check_size(press: Press, size: Size) -> None:
