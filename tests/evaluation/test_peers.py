@@ -486,6 +486,24 @@ def test_what_llmlingua_keeps_is_near_the_budget_and_never_above(
     assert all(one["question"] is None for one in requests)
 
 
+def test_llmlingua_compresses_once_for_both_readers_though_sizes_are_at_other_questions(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = worker(tmp_path, STINGY)
+    four, eight, tuned = (
+        system(setup, "llmlingua", reader, ratio, monkeypatch, script)
+        for reader, ratio in (("zero-shot", 4), ("zero-shot", 8), ("tuned", 4))
+    )
+    assert four.shares is eight.shares is tuned.shares  # in turn: the worker remembers what it computed of a text
+    four.answer([ask(0, TEXT)], 3)
+    eight.answer([ask(1, OTHER_TEXT)], 3)
+    before = len(log_of(script))
+    tuned.answer([ask(0, TEXT)], 3)
+    assert len(log_of(script)) == before
+    for made in (four, eight, tuned):
+        made.close()
+
+
 def test_longllmlingua_is_given_documents_and_question(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

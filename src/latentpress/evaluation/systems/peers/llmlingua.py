@@ -56,12 +56,13 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self._texts: dict[_Key, str] = {}
+        self._texts: dict[Size | None, dict[_Key, str]] = {}
 
-    def only(self, contexts: Collection[tuple[str, ...]]) -> dict[_Key, str]:
-        """Forgets the texts of other contexts."""
-        self._texts = {key: text for key, text in self._texts.items() if key[0] in contexts}
-        return self._texts
+    def only(self, size: Size | None, contexts: Collection[tuple[str, ...]]) -> dict[_Key, str]:
+        """What is left at a size; forgets the texts of other contexts there: other sizes may be behind or ahead."""
+        texts = self._texts.get(size, {})
+        self._texts[size] = {key: text for key, text in texts.items() if key[0] in contexts}
+        return self._texts[size]
 
 
 class LlmLinguaSystem(CutSystem):
@@ -105,7 +106,7 @@ class LlmLinguaSystem(CutSystem):
 
     def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
         """See `System.answer`; a text is compressed once for all of these and all readers."""
-        self._made = self.shares.only({one.contexts for one in questions})
+        self._made = self.shares.only(self.size, {one.contexts for one in questions})
         try:
             return super().answer(questions, max_new_tokens)
         finally:
