@@ -441,6 +441,9 @@ def test_a_peer_that_compresses_elsewhere_is_timed_with_what_it_takes_there(
         [made], reference, base.tokenizer, base.max_positions, lengths=(100,), rounds=1, answer_tokens=3
     )
     made.close()
+    forgets = [one["forget"] for one in log_of(script)]
+    assert forgets[0]
+    assert forgets.count(True) >= 2  # each time that it is timed
     times = found.lengths[100]["llmlingua-x4-zero-shot"]
     assert times.compress[0] >= 0.3
     assert times.total[0] > times.compress[0] > times.stored_total[0]
@@ -484,6 +487,7 @@ def test_what_llmlingua_keeps_is_near_the_budget_and_never_above(
     assert about_first[0]["target"] == budget
     assert 2 <= len(about_first) <= 3  # asked again, and once for both questions
     assert all(one["question"] is None for one in requests)
+    assert not any(one["forget"] for one in requests)
 
 
 def test_llmlingua_compresses_once_for_both_readers_though_sizes_are_at_other_questions(

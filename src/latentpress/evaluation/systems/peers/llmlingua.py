@@ -130,8 +130,14 @@ class LlmLinguaSystem(CutSystem):
             documents = [part.strip() for part in text.split(BETWEEN) if part.strip()]
             asked = question.question
 
+        forget = self._made is None  # alone, as where it is timed: nothing that an earlier call computed is used
+
         def compress(target: float) -> str:
-            answer = self.worker.ask(documents=documents, question=asked, target=target, options=self._options)
+            nonlocal forget
+            answer = self.worker.ask(
+                documents=documents, question=asked, target=target, options=self._options, forget=forget
+            )
+            forget = False
             return str(answer["kept"])
 
         kept = nearest(compress, budget, lambda one: count(one) if one.strip() else 0)

@@ -1,8 +1,8 @@
 """Compresses texts with the package `llmlingua` (LLMLingua, LongLLMLingua), any causal LM as its small model.
 
 Settings: `model` (folder), `device`, `dtype`, `threads`. A request holds `documents`, `question` (null to compress
-without it), `target` (tokens to aim at) and `options` (more arguments of `PromptCompressor.compress_prompt`). The
-answer holds `kept`, the text.
+without it), `target` (tokens to aim at), `options` (more arguments of `PromptCompressor.compress_prompt`) and `forget`
+(what was computed of texts is computed anew). The answer holds `kept`, the text.
 """
 
 import math
@@ -65,13 +65,12 @@ def _in_whole_segments(compressor: Any) -> Any:
     return compress
 
 
-def _remembered(compressor: Any) -> Any:
+def _remembered(original: Any, losses: OrderedDict[tuple[Any, ...], Any]) -> Any:
     """The package's losses of texts, computed once for the targets that a text is compressed to.
 
     It begins with the losses of the whole text, and of each document, which no target changes. Keys and values that it
     asks for with those of the whole text (`end` is None) it throws away, so none are given.
     """
-    original, losses = compressor.get_ppl, OrderedDict[tuple[Any, ...], Any]()
 
     def get_ppl(
         text: str, granularity: str = "sentence", input_ids: Any = None, attention_mask: Any = None, **options: Any
@@ -105,10 +104,13 @@ def start(settings: Fields) -> Any:
     about = {"trust_remote_code": False, "torch_dtype": getattr(torch, settings["dtype"])}
     compressor = PromptCompressor(settings["model"], device_map=settings["device"], model_config=about)
     compressor.model = _ListsOfKeysAndValues(compressor.model.eval())
-    compressor.get_ppl = _remembered(compressor)
+    losses = OrderedDict[tuple[Any, ...], Any]()
+    compressor.get_ppl = _remembered(compressor.get_ppl, losses)
     compressor.iterative_compress_prompt = _in_whole_segments(compressor)
 
     def answer(request: Fields) -> Fields:
+        if request["forget"]:
+            losses.clear()
         done = compressor.compress_prompt(
             request["documents"],
             question=request["question"] or "",
