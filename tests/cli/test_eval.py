@@ -129,6 +129,7 @@ def test_systems_are_listed_without_a_model(run: Callable[..., Result]) -> None:
         (("--protocol", "paper"), ("'paper'", "semidynamic")),
         (("--ratios", "four"), ("size 'four' is neither a ratio",)),
         (("--peer-python", "kvpress"), ("--peer-python 'kvpress' names no peer",)),
+        (("--peer-python", "kvpres=/usr/bin/python3"), ("no peer 'kvpres'", "llmlingua, kvpress")),
         (("--max-tokens", "3"), ("no question left", "with too long a context")),
     ],
     ids=lambda value: str(value)[:40],

@@ -250,7 +250,7 @@ def test_a_selection_that_leaves_nothing_says_what_dropped_everything(many: Sour
     [
         ({"limit": 0}, "limit 0 is below 1"),
         ({"join": -1}, "join -1 is below 1"),
-        ({"min_tokens": -1}, "contexts of -1 to None tokens are none"),
+        ({"min_tokens": -1}, "contexts of -1 to any number of tokens are none"),
         ({"max_tokens": 0}, "contexts of 0 to 0 tokens are none"),
         ({"min_tokens": 5, "max_tokens": 4}, "contexts of 5 to 4 tokens are none"),
     ],

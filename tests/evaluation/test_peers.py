@@ -617,10 +617,15 @@ def test_what_kvpress_holds_is_answered_from_again_and_again(real: Any) -> None:
             assert isinstance(read, Reading)
             assert 0 < read.first_token < read.total
     ids = made._reader.request(question.question)
-    again = [made.worker.ask(do="read", name=held.what, question=ids, tokens=9)["answer"] for _ in range(2)]
-    assert again[0] == again[1]
-    assert len(again[0]) == 9
-    assert made._decoded(again[0]).startswith(made.answer([question], 9)[0].text)
+    every = [real(method.name, "zero-shot", 4) for method in kvpress.METHODS]
+    for one in every:  # read under the press, and pressed of what was read before
+        held = one.timed_hold(question)
+        again = [one.worker.ask(do="read", name=held.what, question=ids, tokens=9)["answer"] for _ in range(2)]
+        assert again[0] == again[1]
+        assert len(again[0]) == 9
+        (alone,) = one.answer([question], 9)
+        assert one._decoded(again[0]).startswith(alone.text)
+        assert alone.kept == held.kept
 
 
 @pytest.mark.slow

@@ -135,6 +135,27 @@ def test_a_system_may_join_later(tmp_path: Path) -> None:
     assert (outcome.answered, outcome.kept) == (5, 5)
 
 
+def test_a_last_question_that_fails_is_recorded_and_does_not_end_the_set(tmp_path: Path) -> None:
+    many = questions("one", BATCH + 1, BATCH + 1)
+    sets = [Dataset(name="one", place="one.jsonl", questions=many, dropped=Dropped())]
+    outcome = run(comparison(tmp_path, Echo(fails_at=f"one-{BATCH}"), sets=sets))
+    assert (outcome.answered, outcome.failed) == (BATCH + 1, {})
+    last = rows(tmp_path / "predictions" / "one" / "echo-x4.jsonl")[-1]
+    assert last["error"] == "this one is binary"
+
+
+def test_a_run_that_is_refused_leaves_what_the_folder_says_it_was_asked(tmp_path: Path) -> None:
+    peer = Echo("peer", kind="peer")
+    run(comparison(tmp_path, peer, peer_limit=2, asked_how={"command": ["first"]}))
+    with pytest.raises(InputError):
+        run(comparison(tmp_path, peer, peer_limit=4, asked_how={"command": ["refused"]}))
+    assert json.loads((tmp_path / "settings.json").read_text())["asked_how"] == {"command": ["first"]}
+    (tmp_path / "failed.json").write_text("{half")
+    run(comparison(tmp_path, peer, peer_limit=2, asked_how={"command": ["again"]}))
+    assert json.loads((tmp_path / "settings.json").read_text())["asked_how"] == {"command": ["again"]}
+    assert not (tmp_path / "failed.json").exists()
+
+
 def test_peers_are_asked_the_first_questions_of_the_draw(tmp_path: Path) -> None:
     peer, press = Echo("peer", kind="peer"), Echo("press")
     run(comparison(tmp_path, peer, press, peer_limit=2))

@@ -87,12 +87,15 @@ def make_setup(
 ) -> "Setup":
     """What systems share: base model and prompt of the first press that is named."""
     from latentpress.evaluation.systems import Setup
+    from latentpress.evaluation.systems.peers.environments import PACKAGES
 
     python: dict[str, Path] = {}
     for given in interpreters:
         name, equals, path = given.partition("=")
         if not equals:
             raise InputError(f"--peer-python {given!r} names no peer; write NAME=PATH, for example kvpress=/opt/python")
+        if name not in PACKAGES:
+            raise InputError(f"--peer-python {given!r}: no peer {name!r}; choose one of {', '.join(PACKAGES)}")
         python[name] = Path(path)
     return Setup(
         press=press,

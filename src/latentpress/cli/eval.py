@@ -136,6 +136,8 @@ def evaluate(
     lengths = timed_lengths(speed_lengths)
     sizes = [Size.parse(word) for word in ratios.split(",")]
     names = [name.strip() for name in (systems or usual_systems()).split(",") if name.strip()]
+    if not names:
+        raise InputError(f"--with {systems!r} names no system; `latentpress eval --list` shows them")
     # Before anything is loaded: what cannot be found.
     from latentpress.evaluation.sources import find_sources
     from latentpress.evaluation.systems.named import press_names
@@ -180,6 +182,7 @@ def evaluate(
             "command": ["latentpress", *sys.argv[1:]],
             "data": {source.name: source.place for source in sources},
             "limit": selection.limit,
+            "cut_limit": cut_limit,
             "min_tokens": selection.min_tokens,
             "max_tokens": selection.max_tokens,
             "join": selection.join,

@@ -47,9 +47,10 @@ class Selection:
             InputError: one is out of range.
         """
         if self.min_tokens < 0 or (self.max_tokens is not None and self.max_tokens < max(1, self.min_tokens)):
+            most = "any number of" if self.max_tokens is None else self.max_tokens
             raise InputError(
-                f"contexts of {self.min_tokens} to {self.max_tokens} tokens are none; "
-                "give a maximum of at least 1 that is not below the minimum"
+                f"--min-tokens and --max-tokens: contexts of {self.min_tokens} to {most} tokens are none; "
+                "give a minimum of at least 0, and a maximum of at least 1 that is not below the minimum"
             )
         for name, value in (("limit", self.limit), ("join", self.join)):
             if value is not None and value < 1:

@@ -83,8 +83,8 @@ def run(
 ) -> Outcome:
     """Has every question answered that has no answer yet.
 
-    A question that alone makes a system fail is recorded with its error. A system that fails on all of a batch is left
-    out of the rest of the set and named in the outcome, and the others go on.
+    A question that alone makes a system fail is recorded with its error. A system that fails on all of a batch about
+    several texts is left out of the rest of the set and named in the outcome, and the others go on.
 
     Args:
         comparison: what is asked of whom.
@@ -101,6 +101,7 @@ def run(
         asked = _asked(comparison, system, one)
         files[system, one.name] = _predictions(comparison, system, one, asked)
         total += len(asked)
+    _write_settings(comparison)
     outcome = Outcome(kept=sum(len(file.rows) for file in files.values()))
     done = outcome.kept
     for systems in _in_turn(comparison.systems):
@@ -146,13 +147,14 @@ def _answers(system: System, batch: Sequence[Question], most: int) -> Sequence[A
     """Answers of a batch; where it fails as a whole, of each question alone.
 
     Raises:
-        LatentpressError: every question fails.
+        LatentpressError: every question fails, and they are about several texts.
     """
     try:
         answers = system.answer(batch, most)
     except LatentpressError as error:
         alone = [_alone(system, question, most) for question in batch]
-        if all(answer.error is not None for answer in alone):
+        texts = {question.contexts for question in batch}
+        if len(texts) > 1 and all(answer.error is not None for answer in alone):
             raise error
         return alone
     if len(answers) != len(batch):
@@ -173,7 +175,7 @@ def _alone(system: System, question: Question, most: int) -> Answer:
 def _write_failed(comparison: Comparison, failed: Mapping[str, Mapping[str, str]]) -> None:
     """Keeps the reasons of systems that are not part of this run."""
     path = comparison.out / "failed.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before = _reasons(path)
     here = {system.label for system in comparison.systems}
     every: dict[str, dict[str, str]] = {
         name: {label: why for label, why in there.items() if label not in here} for name, there in before.items()
@@ -186,6 +188,14 @@ def _write_failed(comparison: Comparison, failed: Mapping[str, Mapping[str, str]
         path.unlink(missing_ok=True)
 
 
+def _reasons(path: Path) -> dict[str, dict[str, str]]:
+    """What stands in failed.json; nothing if it cannot be read: it is written anew."""
+    try:
+        return {name: dict(there) for name, there in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
 def prepare(comparison: Comparison) -> None:
     """Begins a folder of results, or makes sure that one was begun with the same settings.
 
@@ -196,7 +206,6 @@ def prepare(comparison: Comparison) -> None:
     path = out / "settings.json"
     if path.exists():
         _check_same(path, wanted)
-        write_whole(path, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
         return
     if out.is_file() or (out.is_dir() and any(there.name != "questions" for there in out.iterdir())):
         raise InputError(f"{out} holds something else than a comparison; give an empty or a new folder as --out")
@@ -204,7 +213,12 @@ def prepare(comparison: Comparison) -> None:
     for one in comparison.sets:
         lines = [json.dumps(_published(question), ensure_ascii=False) for question in one.questions]
         write_whole(out / "questions" / f"{one.name}.jsonl", "\n".join(lines) + "\n")
-    write_whole(path, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
+    _write_settings(comparison)
+
+
+def _write_settings(comparison: Comparison) -> None:
+    settings = json.dumps(_settings(comparison), indent=1, ensure_ascii=False)
+    write_whole(comparison.out / "settings.json", settings + "\n")
 
 
 def grouped(questions: Sequence[Question]) -> list[Question]:

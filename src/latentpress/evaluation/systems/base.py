@@ -105,7 +105,7 @@ class System(ABC):
 
     @abstractmethod
     def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
-        """Answers questions, greedily, in their order; each answer is what it would be alone.
+        """Answers questions, greedily, in their order; each answer is what it would be alone, up to rounding.
 
         Called with a batch of a few dozen questions, those about one context side by side. Contexts come again in later
         batches at most rarely: nothing need be remembered between calls.

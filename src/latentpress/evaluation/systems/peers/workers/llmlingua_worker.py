@@ -5,6 +5,7 @@ without it), `target` (tokens to aim at), `options` (more arguments of `PromptCo
 (what was computed of texts is computed anew). The answer holds `kept`, the text.
 """
 
+import hashlib
 import math
 from collections import OrderedDict
 from typing import Any
@@ -13,8 +14,8 @@ from peer_protocol import serve
 
 Fields = dict[str, Any]
 PACKAGES = ("llmlingua", "transformers", "torch")
-REMEMBERED = 4096
-"""Texts whose losses stay for other targets: some kilobytes each."""
+REMEMBERED = 2048
+"""Texts whose losses stay for other targets: 4 bytes a token."""
 
 
 class _CharacterCount:
@@ -78,7 +79,7 @@ def _remembered(original: Any, losses: OrderedDict[tuple[Any, ...], Any]) -> Any
         past, keys_and_values, end = (options.get(name) for name in ("past_key_values", "return_kv", "end"))
         if past is not None or (keys_and_values and end is not None):
             return original(text, granularity, input_ids, attention_mask, **options)
-        ids = None if input_ids is None else tuple(input_ids[0].tolist())
+        ids = None if input_ids is None else hashlib.sha256(input_ids[0].cpu().numpy().tobytes()).digest()
         mode = (options.get("condition_mode"), options.get("condition_pos_id"))
         key = (text, granularity, ids, end, *mode)
         if key not in losses:
