@@ -108,6 +108,13 @@ def test_in_short_counts_systems_that_do_not_see_the_question(results: Results) 
     assert "| `press-x4` | x4 | 1 | 0 | 0 | worse |" in section(report_of(results), "## In short")
 
 
+def test_in_short_counts_what_two_readers_read_once_by_the_trained_one(results: Results) -> None:
+    for name in ("east", "west"):
+        results.answer(name, system("head", "x4", "bound", "zero-shot"), replies("...." * 10))
+        results.answer(name, system("tail", "x4", "bound", "zero-shot"), replies("yyyy" * 10))
+    assert "| `press-x4` | x4 | 1 | 0 | 1 | worse |" in section(report_of(results), "## In short")
+
+
 def test_losses_are_listed_by_whom_they_are_to(results: Results) -> None:
     told = section(report_of(results), "## Where presses lose")
     assert section(told, "### To systems that do not see the question, at the same ratio").strip() == "Nowhere."

@@ -9,6 +9,7 @@ from latentpress.evaluation.markdown import NONE, between, listed, points, ratio
 from latentpress.evaluation.metrics_file import chief_scope, measure_name, ratio_key
 from latentpress.evaluation.scores import measure_title
 from latentpress.evaluation.sources import POOLED
+from latentpress.evaluation.systems.readers import ZERO_SHOT
 
 _LOST_TO = (
     "systems that do not see the question, at the same ratio",
@@ -25,11 +26,15 @@ def outcome(content: Mapping[str, Any]) -> Iterator[str]:
     counted: dict[str, dict[str, list[str]]] = {}
     bounds: dict[str, dict[str, str]] = {}
     whole = [label for label, one in systems.items() if one["size"] is None and one["kind"] == "bound"]
+    trained = {one["name"] for one in systems.values() if one["reader"] != ZERO_SHOT}
     for pair, number in _of_presses(content, scope):
         a, b = pair["a"], pair["b"]
         if b in whole:
             bounds.setdefault(a, {})[b] = number["word"]
-        elif (other := _system(content, b))["kind"] != "press" and not other["sees_question"]:
+            continue
+        other = _system(content, b)
+        twice = other["reader"] == ZERO_SHOT and other["name"] in trained
+        if other["kind"] != "press" and not other["sees_question"] and not twice:
             counted.setdefault(a, {}).setdefault(number["word"], []).append(b)
     presses = _ranked([label for label, one in systems.items() if one["kind"] == "press"], content, scope)
     rows = [
@@ -46,8 +51,9 @@ def outcome(content: Mapping[str, Any]) -> Iterator[str]:
     yield "## In short"
     yield (
         f"Each press against every other system that keeps as much and does not see the question ({_where(content)}): "
-        "how many it is better than, level with and worse than, and how it stands to systems of no size. Better and "
-        "worse are said only where the 95% interval of the paired difference leaves zero out."
+        "how many it is better than, level with and worse than, and how it stands to systems of no size. What a "
+        "trained reader reads as well as an untrained one counts once, by the trained one. Better and worse are said "
+        "only where the 95% interval of the paired difference leaves zero out."
     )
     yield table(["press", "at", "better than", "level with", "worse than", *(f"`{bound}`" for bound in whole)], rows)
 
