@@ -25,6 +25,7 @@ from transformers import AttentionInterface
 
 from latentpress.branches import BranchedAttention, Branches, Chunk
 from latentpress.errors import InputError
+from latentpress.memory import Memory, Taken
 
 PACKED = "latentpress_packed"
 Visibility = Literal["bidirectional", "causal"]
@@ -135,10 +136,14 @@ class Layout:
     positions: Tensor
     """Position id of every token of the row, `[N]` int64."""
     visibility: Visibility | tuple[Tensor | Branches, ...]
-    """`bidirectional`, `causal`, or for each sequence what it is that forks in `Branches`, or a boolean mask `[T, T]`,
+    """`bidirectional`, `causal`, or for each sequence what it is that forks in `Branches`, or a boolean mask `[T, C]`,
     True where query (row) sees key (column)."""
     cache: KeyValueCache | None = None
     """Keys and values that came before; extended by the pass."""
+    memory: Memory | None = None
+    """Keys and values that stand among those of the row; for training, where there is no cache."""
+    taken: Taken | None = None
+    """Given the keys and values of every layer."""
     backend: Backend = "auto"
     """`eager` (matrix products), `sdpa` (PyTorch's fused attention), or what is fastest for what is seen."""
     _additive: dict[Any, Tensor | None] = field(default_factory=dict)
@@ -149,6 +154,11 @@ class Layout:
         """Lays sequences of the given lengths side by side, the positions of each counting from 0."""
         positions = torch.cat([torch.arange(n, device=device) for n in lengths])
         return Layout(tuple(lengths), positions, visibility)
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """Number of keys of each sequence, those of a cache not counted."""
+        return self.lengths if self.memory is None else self.memory.counts
 
     def additive(
         self, index: int, keys: Tensor, queries: Tensor, window: int | None, dtype: torch.dtype
@@ -179,7 +189,8 @@ class Layout:
             sees = () if isinstance(self.visibility, str) else self.visibility
             forks = [one for one in sees if isinstance(one, Branches)]
             plain = len(forks) == len(self.lengths) and (window is None or int(self.positions.max()) < window)
-            assert not plain or tuple(fork.tokens for fork in forks) == self.lengths, "as long as what forks in it"
+            there = [(fork.tokens, fork.keys) for fork in forks]
+            assert not plain or there == list(zip(self.lengths, self.keys, strict=True)), "as long as what forks in it"
             self._chunks[window] = [fork.chunks(self.positions.device) for fork in forks] if plain else []
         return self._chunks[window]
 
@@ -337,25 +348,32 @@ def packed_attention(
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q, k, v = query[0], key[0], value[0]
+    if layout.taken is not None:
+        layout.taken.take(k, v)
+    if layout.memory is not None:
+        k, v = layout.memory.beside(int(module.layer_idx), k, v)  # type: ignore[arg-type]
     by_chunks = layout.backend == "auto" and q.device.type == "cpu" and layout.cache is None and softcap is None
     if by_chunks and (chunks := layout.chunks(sliding_window)):
-        out: Tensor = BranchedAttention.apply(q, k, v, layout.lengths, chunks, scale)  # type: ignore[no-untyped-call]
+        counts = list(zip(layout.lengths, layout.keys, strict=True))
+        out: Tensor = BranchedAttention.apply(q, k, v, counts, chunks, scale)  # type: ignore[no-untyped-call]
         return out.transpose(0, 1)[None].contiguous(), None
     longest = max(layout.lengths)
     eager = layout.backend == "eager" or (
         layout.backend == "auto" and q.device.type == "cpu" and longest <= _EAGER_TOKENS and layout.cache is None
     )
     queries = layout.positions.split(layout.lengths)
-    if eager and layout.cache is None and softcap is None:
+    if eager and layout.cache is None and layout.memory is None and softcap is None:
         masks = [layout.additive(i, at, at, sliding_window, q.dtype) for i, at in enumerate(queries)]
         out = _EagerAttention.apply(q, k, v, layout.lengths, masks, scale)  # type: ignore[no-untyped-call]
         return out.transpose(0, 1)[None].contiguous(), None
     parts = []
     fused = softcap is None and not eager
     for i, (a, b, c) in enumerate(
-        zip(q.split(layout.lengths, 1), k.split(layout.lengths, 1), v.split(layout.lengths, 1), strict=True)
+        zip(q.split(layout.lengths, 1), k.split(layout.keys, 1), v.split(layout.keys, 1), strict=True)
     ):
-        at = queries[i]
+        if not layout.lengths[i]:
+            continue  # a prompt of a batch that has nothing more to be read
+        at = queries[i] if layout.memory is None else layout.memory.positions.split(layout.keys)[i]
         if layout.cache is not None:
             b, c, at = layout.cache.extend(int(module.layer_idx), i, b, c, at)  # type: ignore[arg-type]
         causal = fused and layout.plainly_causal(b.shape[1], a.shape[1], sliding_window)

@@ -9,6 +9,7 @@ moves both adapters and no call switches anything. Every pass goes through packe
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from latentpress.attention import PACKED, Layout
 from latentpress.errors import BaseModelError
 from latentpress.lora import LoraSettings, add_lora
+from latentpress.memory import Taken, Turning
 
 # RMSNorm classes that compute weight * x / rms(x), with no offset on the weight.
 _PLAIN_RMS_NORMS = {"LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "MistralRMSNorm"}
@@ -81,6 +83,10 @@ class Backbone(nn.Module):
         lora: adapter of every linear layer, none if None.
         prompt_vectors: learned input embeddings before the first document of a prompt (prompt tuning), none if 0. They
             start as those of random vocabulary entries.
+        entries: whether latents are read as cache entries (`latentpress.memory`), not as input embeddings.
+
+    Raises:
+        BaseModelError: layers that the model does not have, nothing to adapt, or keys that no latent can stand among.
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class Backbone(nn.Module):
         layers: int | None = None,
         lora: LoraSettings | None = None,
         prompt_vectors: int = 0,
+        entries: bool = False,
     ) -> None:
         super().__init__()
         body = _share(model.get_decoder())
@@ -115,14 +122,15 @@ class Backbone(nn.Module):
                 layer.attention_dropout = 0.0
         self.body = body
         object.__setattr__(self, "_head", model.get_output_embeddings())
+        self.turning = Turning(body, model.config, type(model).__name__) if entries else None
         self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
         self.width: int = model.config.hidden_size
         self.depth = len(body.layers)
         self.prompt: nn.Parameter | None = None
         if prompt_vectors:
             table = body.get_input_embeddings().weight
-            entries = torch.randint(len(table), (prompt_vectors,)).to(table.device)
-            self.prompt = nn.Parameter(table[entries].detach().float())
+            drawn = torch.randint(len(table), (prompt_vectors,)).to(table.device)
+            self.prompt = nn.Parameter(table[drawn].detach().float())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -163,6 +171,21 @@ class Backbone(nn.Module):
             `[L + 1, N, D]`: what enters the first layer, what each layer gives, the last one after the final norm.
         """
         return torch.cat(self._run(embeddings, layout, output_hidden_states=True).hidden_states)
+
+    def keys_values(self, embeddings: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Runs a packed row and keeps the keys and values of every layer, as latents that are cache entries have them.
+
+        Args:
+            embeddings: `[N, D]` input embeddings.
+            layout: sequences, positions and visibility of the row.
+
+        Returns:
+            Keys and values without their positions, `[N, W]` (see `latentpress.memory`), and `[N, D]` final states.
+        """
+        assert self.turning is not None, "a backbone that latents are cache entries of"
+        taken = Taken()
+        states = self(embeddings, dataclasses.replace(layout, taken=taken))
+        return self.turning.entries(taken, layout.positions), states
 
     def _run(self, embeddings: Tensor, layout: Layout, **outputs: bool) -> Any:
         return self.body(

@@ -6,12 +6,16 @@ in chunks of neighbours, each against the keys in front of it and its own, so th
 and the scores of a chunk stay in the caches (docs/experiments.md). `packed_attention` does so on a CPU where nothing
 else hides a key; elsewhere the same is said by a mask.
 
-Shape letters as in `latentpress.attention`: T tokens of a sequence, H query heads, K key/value heads, D head width; t
-tokens of a chunk, c keys that it is compared with.
+Keys without queries (`latentpress.memory`) may stand inside the prefix: latents that are cache entries. What follows
+them sees them.
+
+Shape letters as in `latentpress.attention`: T tokens of a sequence, C its keys, H query heads, K key/value heads, D
+head width; t tokens of a chunk, c keys that it is compared with.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -34,26 +38,55 @@ class Branches:
     """Tokens of the prefix."""
     lengths: tuple[int, ...]
     """Tokens of each branch, in order."""
+    entries: tuple[tuple[int, int], ...] = ()
+    """Keys without queries: before which token of the prefix (its length: behind the last), ascending, and how many."""
 
     @property
     def tokens(self) -> int:
         """Tokens of the sequence."""
         return self.prefix + sum(self.lengths)
 
+    @property
+    def keys(self) -> int:
+        """Keys of the sequence: its tokens, and the entries among them."""
+        return self.tokens + sum(count for _, count in self.entries)
+
     def mask(self, device: torch.device | None = None) -> Tensor:
-        """The same as a boolean mask `[T, T]`, True where query (row) sees key (column)."""
-        owner = self._owners(device)
-        order = torch.arange(self.tokens, device=device)
-        return (order[:, None] >= order) & ((owner[:, None] == owner) | (owner == 0))
+        """The same as a boolean mask `[T, C]`, True where query (row) sees key (column)."""
+        own, _ = self.places(device)
+        owner = torch.zeros(self.keys, dtype=torch.int64, device=device)
+        owner[own] = self._owners(device)
+        order = torch.arange(self.keys, device=device)
+        return (own[:, None] >= order) & ((owner[own, None] == owner) | (owner == 0))
 
     def positions(self, device: torch.device | None = None) -> Tensor:
-        """Position ids `[T]`: those of every branch follow the prefix."""
-        spans = [torch.arange(self.prefix, self.prefix + length, device=device) for length in self.lengths]
-        return torch.cat([torch.arange(self.prefix, device=device), *spans])
+        """Position ids `[T]`: those of every branch follow the prefix, entries included."""
+        own, _ = self.places(device)
+        before = self.keys - sum(self.lengths)
+        spans = [torch.arange(before, before + length, device=device) for length in self.lengths]
+        return torch.cat([own[: self.prefix], *spans])
+
+    def places(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Where its tokens `[T]` and its entries stand among its keys; for entries that is their position id too."""
+        own, entries, at, first = [], [], 0, 0
+        for before, count in (*self.entries, (self.tokens, 0)):
+            own.append(torch.arange(at, at + before - first, device=device))
+            at += before - first
+            entries.append(torch.arange(at, at + count, device=device))
+            at, first = at + count, before
+        return torch.cat(own), torch.cat(entries)
 
     def chunks(self, device: torch.device | None = None) -> list[Chunk]:
-        """Cuts the queries into chunks of neighbours; a branch is never cut, so a long one is a long chunk."""
-        spans = [(at, min(at + _CHUNK_QUERIES, self.prefix)) for at in range(0, self.prefix, _CHUNK_QUERIES)]
+        """Cuts the queries into chunks of neighbours; a branch is never cut, so a long one is a long chunk.
+
+        Entries lie between two chunks, never inside one.
+        """
+        cuts = sorted({0, self.prefix, *(before for before, _ in self.entries)})
+        spans = [
+            (at, min(at + _CHUNK_QUERIES, last))
+            for first, last in itertools.pairwise(cuts)
+            for at in range(first, last, _CHUNK_QUERIES)
+        ]
         start = end = self.prefix
         for length in self.lengths:
             if end > start and end + length - start > _CHUNK_QUERIES:
@@ -63,7 +96,13 @@ class Branches:
         if end > start:
             spans.append((start, end))
         owner = self._owners(device)
-        return [Chunk.of(owner, first, last, min(first, self.prefix)) for first, last in spans]
+        more = [(before, count) for before, count in self.entries]
+
+        def chunk(first: int, last: int) -> Chunk:
+            beside = sum(count for before, count in more if before <= first)
+            return Chunk.of(owner, first, last, front=min(first, self.prefix) + beside, own=first + beside)
+
+        return [chunk(first, last) for first, last in spans]
 
     def _owners(self, device: torch.device | None) -> Tensor:
         """Number of the branch of each token, from 1; 0 for the prefix."""
@@ -80,6 +119,8 @@ class Chunk(NamedTuple):
     """Query behind the last."""
     front: int
     """Number of keys, from the first of the sequence on, that all of them see."""
+    own: int
+    """Key of the first query; the chunk's own keys begin there."""
     hidden: Tensor
     """`[t, t]` bool, True where a query does not see one of the chunk's own keys."""
 
@@ -97,16 +138,16 @@ class Chunk(NamedTuple):
         return torch.softmax(scores, -1)
 
     @classmethod
-    def of(cls, owner: Tensor, start: int, end: int, front: int) -> Chunk:
+    def of(cls, owner: Tensor, start: int, end: int, *, front: int, own: int) -> Chunk:
         """Makes a chunk of a sequence whose tokens belong to these branches."""
-        own, order = owner[start:end], torch.arange(end - start, device=owner.device)
-        return cls(start, end, front, (order[:, None] < order) | (own[:, None] != own))
+        mine, order = owner[start:end], torch.arange(end - start, device=owner.device)
+        return cls(start, end, front, own, (order[:, None] < order) | (mine[:, None] != mine))
 
 
 class BranchedAttention(torch.autograd.Function):
-    """Softmax attention of one packed row of `Branches`: `query [H, N, D]`, `key, value [K, N, D]` -> `[H, N, D]`.
+    """Softmax attention of one packed row of `Branches`: `query [H, N, D]`, `key, value [K, C, D]` -> `[H, N, D]`.
 
-    `lengths` and `rows` hold the tokens of each sequence and its chunks, counted from its first token.
+    `lengths` and `rows` hold tokens and keys of each sequence and its chunks, counted from its first token and key.
     """
 
     @staticmethod
@@ -115,7 +156,7 @@ class BranchedAttention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        lengths: Sequence[int],
+        lengths: Sequence[tuple[int, int]],
         rows: Sequence[Sequence[Chunk]],
         scale: float,
     ) -> Tensor:
@@ -125,9 +166,9 @@ class BranchedAttention(torch.autograd.Function):
         kept = []
         scores = sum((chunk.end - chunk.start) * chunk.keys for chunks in rows for chunk in chunks)
         keeps = any(ctx.needs_input_grad) and scores * len(query) * query.element_size() <= _KEPT_BYTES
-        for part, chunks in _parts(lengths, rows):
+        for part, held, chunks in _parts(lengths, rows):
             q, o = scaled[:, part], out[:, part]
-            for chunk, k, v in _with_keys(chunks, key[:, part], value[:, part]):
+            for chunk, k, v in _with_keys(chunks, key[:, held], value[:, held]):
                 weights = chunk.weights(q, k)
                 o[:, chunk.start : chunk.end] = torch.bmm(weights, v).view(len(o), -1, v.shape[-1])
                 if keeps:
@@ -146,10 +187,10 @@ class BranchedAttention(torch.autograd.Function):
         exact = torch.promote_types(key.dtype, torch.float32)
         d_key, d_value = (torch.zeros(one.shape, dtype=exact, device=one.device) for one in (key, value))
         kept = iter(saved)
-        for part, chunks in _parts(ctx.lengths, ctx.rows):
+        for part, held, chunks in _parts(ctx.lengths, ctx.rows):
             q, d = scaled[:, part], d_out[:, part]
-            dq, dk, dv = d_query[:, part], d_key[:, part], d_value[:, part]
-            for chunk, k, v in _with_keys(chunks, key[:, part], value[:, part]):
+            dq, dk, dv = d_query[:, part], d_key[:, held], d_value[:, held]
+            for chunk, k, v in _with_keys(chunks, key[:, held], value[:, held]):
                 weights = next(kept) if saved else chunk.weights(q, k)
                 grouped = q[:, chunk.start : chunk.end].reshape(kv, -1, width)
                 d_part = d[:, chunk.start : chunk.end].reshape(kv, -1, value.shape[-1])
@@ -159,16 +200,18 @@ class BranchedAttention(torch.autograd.Function):
                 for total, left, right in ((dk, d_scores, grouped), (dv, weights, d_part)):
                     found = torch.bmm(left.transpose(1, 2), right)
                     total[:, : chunk.front] += found[:, : chunk.front]
-                    total[:, chunk.start : chunk.end] += found[:, chunk.front :]
+                    total[:, chunk.own : chunk.own + chunk.end - chunk.start] += found[:, chunk.front :]
         return d_query.mul_(ctx.scale), d_key.to(key.dtype), d_value.to(value.dtype), None, None, None
 
 
-def _parts(lengths: Sequence[int], rows: Sequence[Sequence[Chunk]]) -> Iterator[tuple[slice, Sequence[Chunk]]]:
-    """Where each sequence lies in the row, and its chunks."""
-    start = 0
-    for length, chunks in zip(lengths, rows, strict=True):
-        yield slice(start, start + length), chunks
-        start += length
+def _parts(
+    lengths: Sequence[tuple[int, int]], rows: Sequence[Sequence[Chunk]]
+) -> Iterator[tuple[slice, slice, Sequence[Chunk]]]:
+    """Where tokens and keys of each sequence lie in the row, and its chunks."""
+    start = first = 0
+    for (tokens, keys), chunks in zip(lengths, rows, strict=True):
+        yield slice(start, start + tokens), slice(first, first + keys), chunks
+        start, first = start + tokens, first + keys
 
 
 def _with_keys(chunks: Sequence[Chunk], key: Tensor, value: Tensor) -> Iterator[tuple[Chunk, Tensor, Tensor]]:
@@ -178,8 +221,8 @@ def _with_keys(chunks: Sequence[Chunk], key: Tensor, value: Tensor) -> Iterator[
     """
     buffers: list[Tensor] = []
     for chunk in chunks:
-        if chunk.front == chunk.start:
-            yield chunk, key[:, : chunk.end], value[:, : chunk.end]
+        if chunk.front == chunk.own:
+            yield chunk, key[:, : chunk.keys], value[:, : chunk.keys]
             continue
         if not buffers:
             most = chunk.front + max(other.end - other.start for other in chunks)
@@ -187,5 +230,5 @@ def _with_keys(chunks: Sequence[Chunk], key: Tensor, value: Tensor) -> Iterator[
             for buffer, one in zip(buffers, (key, value), strict=True):
                 buffer[:, : chunk.front] = one[:, : chunk.front]
         for buffer, one in zip(buffers, (key, value), strict=True):
-            buffer[:, chunk.front : chunk.keys] = one[:, chunk.start : chunk.end]
+            buffer[:, chunk.front : chunk.keys] = one[:, chunk.own : chunk.own + chunk.end - chunk.start]
         yield chunk, buffers[0][:, : chunk.keys], buffers[1][:, : chunk.keys]

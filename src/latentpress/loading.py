@@ -138,9 +138,10 @@ def fill(model: PressModel, modules: dict[str, Tensor], adapters: dict[str, dict
     own = model.own_state()
     wrong = sorted({*own} ^ {*modules})
     wrong += [name for name in own if name in modules and own[name].shape != modules[name].shape]
-    for role, backbone in (("encoder", model.encoder), ("decoder", model.decoder)):
+    trees = model.trees()
+    for role in ("encoder", "decoder"):
         state = adapters.get(role, {})
-        missing, unknown = ([], [*state]) if backbone is None else load_lora_state(backbone.body, state)
+        missing, unknown = load_lora_state(trees[role].body, state) if role in trees else ([], [*state])
         wrong += [f"{role} {name}" for name in (*missing, *unknown)]
     if wrong:
         raise PressError(

@@ -113,13 +113,20 @@ class PressModel(nn.Module):
             )
         source = encoder_base or base
         self.config = config
-        self.decoder = Backbone(base.model, lora=config.decoder_lora, prompt_vectors=config.prompt_vectors)
+        # Latents that are cache entries are made by what reads them.
+        shared = _named(COMPRESSORS, config.compressor, "compressor").reads == "keys-values"
+        if shared:
+            _check_shared(config)
+        self.decoder = Backbone(
+            base.model, lora=config.decoder_lora, prompt_vectors=config.prompt_vectors, entries=shared
+        )
         self.policy: RatioPolicy = make_policy(config)
         layers = config.encoder_layers or source.model.config.num_hidden_layers
         shape = Shape(
             width=source.width,
             layers=layers + 1,
             out=base.width,
+            entry=(1, 1, 2) if self.decoder.turning is None else self.decoder.turning.shape,
             window_tokens=config.window_tokens,
             most=self.policy.most,
         )
@@ -131,7 +138,9 @@ class PressModel(nn.Module):
             )
         self.encoder: Backbone | None = None
         self.converter: Converter | None = None
-        if self.compressor.reads != "embeddings":
+        if shared:
+            self.encoder = self.decoder
+        elif self.compressor.reads != "embeddings":
             self.encoder = Backbone(source.model, layers=config.encoder_layers, lora=config.encoder_lora)
             self._start_added_tokens(self.encoder, source)
             if not self.compressor.converts:
@@ -160,7 +169,8 @@ class PressModel(nn.Module):
                 f"base model {source.id!r} has no EOS token, which the selector's head reads; use a base model with one"
             )
         self.eos = int(eos)
-        self.trains_encoder = self.encoder is not None and config.encoder_lora is not None
+        adapter = config.decoder_lora if shared else config.encoder_lora
+        self.trains_encoder = self.encoder is not None and adapter is not None
         self.to(base.model.device)
 
     def _start_added_tokens(self, encoder: Backbone, source: Base) -> None:
@@ -194,22 +204,26 @@ class PressModel(nn.Module):
         prepared = self.compressor.prepare(self.encoder.embed(ids), [n + 1 for n in lengths])
         rows = [n + 1 + more for n, more in zip(lengths, prepared.added, strict=True)]
         layout = Layout.of(rows, self.compressor.visibility, device=device)
-        run = self.encoder.all_layers if self.compressor.reads == "all" else self.encoder
+        reads = self.compressor.reads
         # A frozen encoder of frozen inputs keeps nothing for a way back.
         with torch.set_grad_enabled(
             torch.is_grad_enabled() and (self.trains_encoder or prepared.embeddings.requires_grad)
         ):
-            states: Tensor = run(prepared.embeddings, layout)
+            if reads == "keys-values":
+                states, final = self.encoder.keys_values(prepared.embeddings, layout)
+            else:
+                states = (self.encoder.all_layers if reads == "all" else self.encoder)(prepared.embeddings, layout)
+                final = states if states.ndim == 2 else states[-1]
         # Each row is its text, its EOS and what was added: parts 0, 1 and 2.
         sizes = torch.tensor([[n, 1, more] for n, more in zip(lengths, prepared.added, strict=True)], device=device)
         part = torch.tensor([0, 1, 2], device=device).repeat(len(lengths)).repeat_interleave(sizes.flatten())
-        text, end, added = (states[..., part == i, :] for i in range(3))
+        text, added = (states[..., part == i, :] for i in (0, 2))
         encoded = Encoded(plain, lengths, parts, text, Added(states=added, counts=prepared.added), None)
         if self.head is None:
             return encoded
         gists = self.compressor.gist(text, [tokens for own in parts for tokens in own])
         if gists is None:
-            gists = end if end.ndim == 2 else end[-1]
+            gists = final[part == 1]
         return dataclasses.replace(encoded, log2_ratios=self.head(gists), gists=gists)
 
     def latents(self, encoded: Encoded, sizes: Size | Sequence[Size]) -> Extracted:
@@ -249,11 +263,36 @@ class PressModel(nn.Module):
             kept["decoder.prompt"] = self.decoder.prompt.detach()
         return kept
 
+    def trees(self) -> dict[str, Backbone]:
+        """Module trees over the base weights, by role; an encoder that is the decoder is none of its own."""
+        encoder = {} if self.encoder is None or self.encoder is self.decoder else {"encoder": self.encoder}
+        return {**encoder, "decoder": self.decoder}
+
     def adapter_states(self) -> dict[str, dict[str, Tensor]]:
-        """Weights of both adapters under PEFT's names."""
-        trees = {"encoder": self.encoder, "decoder": self.decoder}
-        found = {role: lora_state(tree.body) for role, tree in trees.items() if tree is not None}
+        """Weights of the adapters under PEFT's names."""
+        found = {role: lora_state(tree.body) for role, tree in self.trees().items()}
         return {role: state for role, state in found.items() if state}
+
+
+def _check_shared(config: PressConfig) -> None:
+    """Makes sure that what only an encoder of its own or input embeddings can have is not asked for.
+
+    Raises:
+        PressError: it is.
+    """
+    wrong = {
+        "encoder_base": config.encoder_base is not None,
+        "encoder_layers": config.encoder_layers is not None,
+        "encoder_lora": config.encoder_lora is not None,
+        "prompt_vectors": config.prompt_vectors > 0,
+        "residual": config.residual != "none",
+    }
+    if given := [name for name, there in wrong.items() if there]:
+        raise PressError(
+            f"latents of compressor {config.compressor!r} are cache entries of the decoder, which reads the text too, "
+            f"so there is no place for {' and '.join(given)}; set encoder_base, encoder_layers and encoder_lora to "
+            "none, residual='none' and prompt_vectors=0"
+        )
 
 
 def make_compressor(config: PressConfig, shape: Shape) -> Compressor:

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, overload
 
 import torch
-from torch import Tensor
 
 from latentpress.arguments import WantedSize, check_batch, checked_text, requested_size
 from latentpress.backbone import Backbone, Base
 from latentpress.compressors import Length, Ratio, Size
 from latentpress.contexts import Context, check_made_by, open_contexts
 from latentpress.decoder.chat import Message, chat_rows
-from latentpress.decoder.generate import Sampling
+from latentpress.decoder.generate import Prompt, Sampling
 from latentpress.decoder.prompt import Piece, render
 from latentpress.decoder.reader import Reader
 from latentpress.errors import InputError
@@ -263,8 +262,8 @@ class Press(FullText):
         prompts = [self._prompt(own, request) for own, request in zip(latents, requests, strict=True)]
         return self._reader.answer_many(prompts, latents, sampling, batch_size)
 
-    def prompt(self, context: Context, question: str) -> Tensor:
-        """Input embeddings `[T, D]` of the whole prompt that `ask` reads; arguments and errors are those of `ask`."""
+    def prompt(self, context: Context, question: str) -> Prompt:
+        """The whole prompt that `ask` reads; arguments and errors are those of `ask`."""
         request = self._reader.request(question)
         (latents,) = self._open([context])
         return self._reader.embed(self._prompt(latents, request), latents)

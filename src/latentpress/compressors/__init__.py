@@ -6,6 +6,7 @@ from latentpress.compressors.base import Added, Compressor, Extracted, Length, N
 from latentpress.compressors.compression_tokens import CompressionTokens
 from latentpress.compressors.comprexit.compressor import ComprExIT
 from latentpress.compressors.first_tokens import FirstTokens
+from latentpress.compressors.kv_pooling import KvPooling
 from latentpress.compressors.last_tokens import LastTokens
 from latentpress.compressors.mean_pooling import MeanPooling
 
@@ -14,6 +15,7 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     LastTokens.name: LastTokens,
     CompressionTokens.name: CompressionTokens,
     ComprExIT.name: ComprExIT,
+    KvPooling.name: KvPooling,
     FirstTokens.name: FirstTokens,
 }
 
@@ -25,6 +27,7 @@ __all__ = [
     "Compressor",
     "Extracted",
     "FirstTokens",
+    "KvPooling",
     "LastTokens",
     "Length",
     "MeanPooling",

@@ -45,6 +45,7 @@ class Length:
 
 
 Size = Ratio | Length
+Reads = Literal["last", "all", "embeddings", "keys-values"]
 
 
 def _check_size(value: int) -> None:
@@ -112,6 +113,8 @@ class Shape:
     """Number of layers that `reads="all"` gives, the embedding output included."""
     out: int
     """Width D of the decoder's input embeddings."""
+    entry: tuple[int, int, int] = (1, 1, 2)
+    """Layers, key/value heads and twice the width of a head of a cache entry, for one that reads keys and values."""
     window_tokens: int = 512
     """Most tokens of a text."""
     most: Callable[[int], int] = Ratio(1).latents
@@ -134,9 +137,11 @@ class Compressor(nn.Module, ABC):
     """Name in configurations and on the command line."""
     visibility: Visibility
     """Attention of the encoder."""
-    reads: ClassVar[Literal["last", "all", "embeddings"]] = "last"
+    reads: ClassVar[Reads] = "last"
     """What `extract` takes: the last layer's states, those of all layers (the embedding output first, the last one
-    after the final norm), or the decoder's input embeddings of the text; there is no encoder then, and no converter."""
+    after the final norm), the decoder's input embeddings of the text (there is no encoder then, and no converter), or
+    keys and values of every layer as the decoder itself reads the text (`latentpress.memory`): latents are cache
+    entries then, and the encoder is the decoder."""
     sizes: ClassVar[tuple[type[Size], ...]] = (Ratio, Length)
     """Kinds of size it can make."""
     tiles: ClassVar[bool] = False

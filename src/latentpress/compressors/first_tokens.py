@@ -6,13 +6,13 @@ At ratio 1 it is the full text, so a press of this kind, trained on the same dat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from latentpress.attention import Visibility
-from latentpress.compressors.base import Added, Compressor, Extracted, Size
+from latentpress.compressors.base import Added, Compressor, Extracted, Reads, Size
 
 
 class FirstTokens(Compressor):
@@ -20,7 +20,7 @@ class FirstTokens(Compressor):
 
     name: ClassVar[str] = "first-tokens"
     visibility: Visibility = "causal"
-    reads: ClassVar[Literal["last", "all", "embeddings"]] = "embeddings"
+    reads: ClassVar[Reads] = "embeddings"
     describe: ClassVar[str] = "the first tokens of the text, verbatim (a bound; the full text at ratio 1)"
 
     def extract(

@@ -39,6 +39,46 @@ class Sampling:
             raise InputError(f"seed={self.seed!r} must be a whole number of at most 64 bits")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Entries:
+    """Latents of a document that are cache entries."""
+
+    latents: Tensor
+    """`[M, W]`, see `latentpress.memory`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parted:
+    """A prompt in which latents that are cache entries stand between tokens."""
+
+    parts: tuple[Tensor | Entries, ...]
+    """Input embeddings `[T, D]` and entries, in order."""
+
+
+Prompt = Tensor | Parted
+"""What a decoder reads before it answers: input embeddings `[T, D]`, or these with entries among them."""
+
+
+def prompt_of(backbone: Backbone, pieces: Sequence[Piece], latents: Sequence[Tensor]) -> Prompt:
+    """A prompt as the backbone reads it.
+
+    Args:
+        backbone: the decoder.
+        pieces: tokens and slots.
+        latents: of each document, `[M, D]` input embeddings, or `[M, W]` where the backbone reads cache entries.
+    """
+    if backbone.turning is None or not any(isinstance(piece, Slot) for piece in pieces):
+        return embed_pieces(backbone, pieces, latents)
+    return Parted(
+        tuple(
+            Entries(latents[piece.document].to(backbone.device))
+            if isinstance(piece, Slot)
+            else embed_pieces(backbone, [piece], [])
+            for piece in pieces
+        )
+    )
+
+
 def embed_pieces(backbone: Backbone, pieces: Sequence[Piece], latents: Sequence[Tensor]) -> Tensor:
     """Input embeddings `[T, D]` of a prompt: tokens looked up, each slot replaced by a document's latents `[M, D]`.
 
@@ -58,22 +98,46 @@ def embed_pieces(backbone: Backbone, pieces: Sequence[Piece], latents: Sequence[
 
 
 @torch.no_grad()
-def prefill(backbone: Backbone, prompts: Sequence[Tensor], cache: KeyValueCache) -> Tensor:
+def prefill(backbone: Backbone, prompts: Sequence[Prompt], cache: KeyValueCache) -> Tensor:
     """Reads prompts into a cache.
 
     Args:
         backbone: the decoder.
-        prompts: embeddings of each, `[T, D]`.
+        prompts: what each holds; entries go into the cache as they are, in a position each.
         cache: what came before each prompt; extended.
 
     Returns:
-        Final state of the last token of each prompt, `[B, D]`.
+        Final state of the last token of each prompt, `[B, D]`; zeros for one without a token.
     """
-    lengths = tuple(len(prompt) for prompt in prompts)
-    device = prompts[0].device
-    positions = torch.cat([torch.arange(n, device=device) + cache.length(i) for i, n in enumerate(lengths)])
-    states: Tensor = backbone(torch.cat(list(prompts)), Layout(lengths, positions, "causal", cache))
-    return states[torch.tensor(lengths, device=device).cumsum(0) - 1]
+    left: list[list[Tensor | Entries]] = [
+        [*prompt.parts] if isinstance(prompt, Parted) else [prompt] for prompt in prompts
+    ]
+    last = torch.zeros(len(prompts), backbone.width, dtype=backbone.dtype, device=backbone.device)
+    while any(left):
+        now = [_next_tokens(backbone, parts, cache, i) for i, parts in enumerate(left)]
+        lengths = tuple(map(len, now))
+        if not any(lengths):
+            continue
+        positions = [torch.arange(n, device=last.device) + cache.length(i) for i, n in enumerate(lengths)]
+        states: Tensor = backbone(torch.cat(now), Layout(lengths, torch.cat(positions), "causal", cache))
+        read = [i for i, n in enumerate(lengths) if n]
+        last[read] = states[torch.tensor(lengths, device=last.device).cumsum(0)[read] - 1]
+    return last
+
+
+def _next_tokens(backbone: Backbone, parts: list[Tensor | Entries], cache: KeyValueCache, sequence: int) -> Tensor:
+    """Takes the next part that is embeddings, none if there is no more; entries before it go into the cache."""
+    while parts:
+        part = parts.pop(0)
+        if not isinstance(part, Entries):
+            return part
+        turning = backbone.turning
+        assert turning is not None
+        positions = torch.arange(len(part.latents), device=backbone.device) + cache.length(sequence)
+        keys, values = turning.placed(part.latents, positions, backbone.dtype)
+        for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
+            cache.extend(layer, sequence, key, value, positions)
+    return torch.empty(0, backbone.width, dtype=backbone.dtype, device=backbone.device)
 
 
 def generate(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from torch import Tensor
-
 from latentpress.arguments import checked_text
 from latentpress.attention import KeyValueCache
 from latentpress.backbone import Backbone, Base
 from latentpress.compressors import Ratio, Size
-from latentpress.decoder.generate import Sampling, embed_pieces, generate, prefill
+from latentpress.decoder.generate import Prompt, Sampling, generate, prefill, prompt_of
 from latentpress.decoder.prompt import Piece, PromptSettings, Slot, ask_messages, render, split_at_last_slot
 from latentpress.errors import ContextTooLongError, InputError
 from latentpress.latents import EmbeddingLatents
@@ -61,9 +59,9 @@ class Reader:
         request = self._prompt.question.replace("{question}", question)
         return split_at_last_slot(render(self.tokenizer, ask_messages(self._prompt, 1, request)))[1]
 
-    def embed(self, pieces: Sequence[Piece], latents: Sequence[EmbeddingLatents]) -> Tensor:
-        """Input embeddings of a prompt, `[T, D]`."""
-        return embed_pieces(self.backbone, pieces, [one.vectors for one in latents])
+    def embed(self, pieces: Sequence[Piece], latents: Sequence[EmbeddingLatents]) -> Prompt:
+        """A prompt as the decoder reads it: input embeddings, with cache entries among them if latents are such."""
+        return prompt_of(self.backbone, pieces, [one.vectors for one in latents])
 
     def positions(self, pieces: Sequence[Piece], latents: Sequence[EmbeddingLatents]) -> int:
         """Positions that a prompt takes once its slots have grown to their documents' latents."""
@@ -158,11 +156,11 @@ class Reader:
                 answers[i] = answer
         return answers
 
-    def continued(self, prompts: Sequence[Tensor], cache: KeyValueCache, sampling: Sampling) -> list[str]:
+    def continued(self, prompts: Sequence[Prompt], cache: KeyValueCache, sampling: Sampling) -> list[str]:
         """Continues prompts together.
 
         Args:
-            prompts: input embeddings of each, `[T, D]`.
+            prompts: what each holds.
             cache: what came before each prompt; extended.
             sampling: length and randomness.
         """
@@ -174,7 +172,7 @@ class Reader:
                     mine.append(token)
         return [self._text(mine) for mine in tokens]
 
-    def stream(self, prompt: Tensor, cache: KeyValueCache, sampling: Sampling) -> Iterator[str]:
+    def stream(self, prompt: Prompt, cache: KeyValueCache, sampling: Sampling) -> Iterator[str]:
         """Continues one prompt and yields its answer in pieces as it grows; see `continued`."""
         states = prefill(self.backbone, [prompt], cache)
         tokens: list[int] = []

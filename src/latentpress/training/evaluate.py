@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from latentpress.attention import KeyValueCache
 from latentpress.compressors import Size
 from latentpress.data.records import Record
 from latentpress.data.rows import KINDS, Example, ExampleMaker, TokenizedRecord
-from latentpress.decoder.generate import Sampling, embed_pieces, generate, prefill
+from latentpress.decoder.generate import Prompt, Sampling, generate, prefill, prompt_of
 from latentpress.evaluation.metrics import contains_cjk, f1, f1_chinese
 from latentpress.model import PressModel
 from latentpress.ratios import size_name
@@ -177,7 +176,7 @@ def evaluate_f1(
         batch = questions[start : start + batch_size]
         latents, _ = document_latents(model, [question.row for question in batch], size)
         prompts = [
-            embed_pieces(model.decoder, [*question.row.prefix, list(question.request)], documents)
+            prompt_of(model.decoder, [*question.row.prefix, list(question.request)], documents)
             for question, documents in zip(batch, latents, strict=True)
         ]
         for question, text in zip(batch, _answers(model, tokenizer, prompts, max_new_tokens), strict=True):
@@ -187,7 +186,7 @@ def evaluate_f1(
 
 
 def _answers(
-    model: PressModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Tensor], max_new_tokens: int
+    model: PressModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_new_tokens: int
 ) -> list[str]:
     cache = KeyValueCache(len(prompts))
     states = prefill(model.decoder, prompts, cache)

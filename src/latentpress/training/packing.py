@@ -12,6 +12,8 @@ from latentpress.backbone import Backbone
 from latentpress.branches import Branches
 from latentpress.data.rows import Example
 from latentpress.decoder.generate import embed_pieces
+from latentpress.decoder.prompt import Piece, Slot
+from latentpress.memory import memory
 
 
 def pack(
@@ -26,11 +28,14 @@ def pack(
     embeddings, lengths, positions, forks, before = [], [], [], [], 0
     at: list[int] = []
     labels: list[int] = []
+    held: list[Tensor] = []
     for example, documents in zip(examples, latents, strict=True):
-        shared = embed_pieces(decoder, example.prefix, documents)
+        shared, entries = _shared(decoder, example.prefix, documents)
+        held += [documents[slot] for _, slot in entries]
         prefix = len(shared)
         ids = [i for branch in example.branches for i in branch.ids]
-        fork = Branches(prefix, tuple(len(branch.ids) for branch in example.branches))
+        counts = tuple((before_token, len(documents[slot])) for before_token, slot in entries)
+        fork = Branches(prefix, tuple(len(branch.ids) for branch in example.branches), counts)
         start = before + prefix
         for branch in example.branches:
             end = start + len(branch.ids)
@@ -42,5 +47,27 @@ def pack(
         positions.append(fork.positions())
         forks.append(fork)
         before = start
-    layout = Layout(tuple(lengths), torch.cat(positions).to(device), tuple(forks))
+    ids_at, there = torch.cat(positions).to(device), None
+    if decoder.turning is not None:
+        there = memory(decoder.turning, held, [fork.places(device) for fork in forks], ids_at, decoder.dtype)
+    layout = Layout(tuple(lengths), ids_at, tuple(forks), memory=there)
     return torch.cat(embeddings), layout, torch.tensor(at, device=device), torch.tensor(labels, device=device)
+
+
+def _shared(
+    decoder: Backbone, prefix: Sequence[Piece], documents: Sequence[Tensor]
+) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Embeddings of what the branches of a row share, and the slots whose latents are cache entries.
+
+    Returns:
+        `[T, D]`, and for each such slot the token that it stands before and its document.
+    """
+    if decoder.turning is None:
+        return embed_pieces(decoder, prefix, documents), []
+    entries, tokens = [], 0
+    for piece in prefix:
+        if isinstance(piece, Slot):
+            entries.append((tokens, piece.document))
+        else:
+            tokens += len(piece)
+    return embed_pieces(decoder, [piece for piece in prefix if not isinstance(piece, Slot)], []), entries

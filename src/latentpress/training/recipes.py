@@ -52,6 +52,46 @@ def semidynamic() -> Recipe:
     )
 
 
+def semidynamic_kv() -> Recipe:
+    """The selector over pooled cache entries: one adapter reads the text, makes its latents, and answers from them.
+
+    At ratio 1, which is trained too, it is a reader of the full text.
+    """
+    return Recipe(
+        recipe="semidynamic-kv",
+        press="semidynamic-kv-smollm2-135m",
+        encoder_layers=None,
+        encoder_lora=None,
+        decoder_lora=LoraSettings(rank=12, alpha=24.0, rank_stabilised=False),
+        compressor="kv-pooling",
+        candidates=(1, 2, 4, 8, 16, 32),
+        residual="none",
+        steps=2000,
+        tokens_per_step=1000,
+        max_context_tokens=512,
+        multi_document=0.05,
+        long_documents=0.03,
+        long_document_tokens=2000,
+        related_documents=0.7,
+        quote_schedule=(QuotePhase(start=0.0, quotes=1), QuotePhase(start=0.6, quotes=0)),
+        ratio_schedule=(
+            RatioPhase(start=0.0, weights=(6.0, 6.0, 6.0, 2.0, 0.0, 0.0)),
+            RatioPhase(start=0.05, weights=(8.0, 16.0, 28.0, 24.0, 16.0, 8.0)),
+        ),
+        learning_rate=1e-3,
+        other_learning_rate=1e-2,
+        warmup_steps=30,
+        log_every=20,
+        eval_every=250,
+        save_every=100,
+        dev_records=100,
+        dev_rows=32,
+        dev_ratios=(4, 16),
+        f1_questions=48,
+        f1_ratio=4,
+    )
+
+
 def last_tokens() -> Recipe:
     """The paper's second way of extraction: states of the last tokens. All else as in `semidynamic residual=none`.
 
@@ -245,6 +285,7 @@ def comprexit_tuned_sft() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "semidynamic": semidynamic,
+    "semidynamic-kv": semidynamic_kv,
     "last-tokens": last_tokens,
     "compression-tokens": compression_tokens,
     "semidynamic-paper": semidynamic_paper,

@@ -65,8 +65,8 @@ def load_weights(press: PressModel, folder: Path, *, meant: AbstractSet[str] = f
     there = {"encoder": config.encoder_lora, "decoder": config.decoder_lora}
     here = {"encoder": press.config.encoder_lora, "decoder": press.config.decoder_lora}
     new = tuple(role for role, lora in here.items() if lora is not None and there[role] is None)
-    for role, backbone in (("encoder", press.encoder), ("decoder", press.decoder)):
-        if backbone is None or role in new:
+    for role, backbone in press.trees().items():
+        if role in new:
             continue
         missing, unknown = load_lora_state(backbone.body, adapters.get(role, {}))
         assert not missing, f"{role} adapter of equal settings lacks {missing}"

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from latentpress.attention import Visibility
-from latentpress.compressors.base import Added, Compressor, Extracted, Insight, Ratio, Shape, Size, window_means
+from latentpress.compressors.base import (
+    Added,
+    Compressor,
+    Extracted,
+    Insight,
+    Ratio,
+    Reads,
+    Shape,
+    Size,
+    window_means,
+)
 from latentpress.compressors.comprexit.depth import DepthTransmission
 from latentpress.compressors.comprexit.sinkhorn import Gradient
 from latentpress.compressors.comprexit.width import Segments, WidthTransmission
@@ -71,7 +81,7 @@ class ComprExIT(Compressor):
 
     name: ClassVar[str] = "comprexit"
     visibility: Visibility = "causal"
-    reads: ClassVar[Literal["last", "all", "embeddings"]] = "all"
+    reads: ClassVar[Reads] = "all"
     sizes: ClassVar[tuple[type[Size], ...]] = (Ratio,)
     tiles: ClassVar[bool] = True
     converts: ClassVar[bool] = True

@@ -21,9 +21,8 @@ from latentpress.evaluation.systems.cutters import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from latentpress.backbone import Backbone
+    from latentpress.decoder.generate import Prompt
     from latentpress.evaluation.systems.readers import TextReader
 
 
@@ -73,7 +72,7 @@ class CutSystem(System):
         """See `Timed.hold`: the text that is left."""
         return self._cut(question, sum(map(self._press.count_tokens, question.contexts)))
 
-    def prompt(self, held: str, question: Question) -> tuple[Backbone, Tensor]:
+    def prompt(self, held: str, question: Question) -> tuple[Backbone, Prompt]:
         """See `Timed.prompt`."""
         return self._reader.prompt(held, question.question)
 

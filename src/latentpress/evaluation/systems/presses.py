@@ -13,9 +13,8 @@ from latentpress.evaluation.systems.base import Size, System, SystemKind
 from latentpress.evaluation.systems.batching import Reply, answered, as_answer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from latentpress.backbone import Backbone
+    from latentpress.decoder.generate import Prompt
     from latentpress.latents import EmbeddingLatents
     from latentpress.press import Press
 
@@ -146,7 +145,7 @@ class PressSystem(System):
         (made,) = self.press.compress_at(question.contexts, [_wanted(self.size)])
         return made
 
-    def prompt(self, held: list[EmbeddingLatents], question: Question) -> tuple[Backbone, Tensor]:
+    def prompt(self, held: list[EmbeddingLatents], question: Question) -> tuple[Backbone, Prompt]:
         """See `Timed.prompt`."""
         return self.press.model.decoder, self.press.prompt(held, question.question)
 

@@ -10,12 +10,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 from latentpress.backbone import Backbone
 from latentpress.checkpoints.config import PressConfig
 from latentpress.compressors import FirstTokens
-from latentpress.decoder.generate import Sampling
+from latentpress.decoder.generate import Prompt, Sampling
 from latentpress.decoder.prompt import Piece, PromptSettings, Slot, render
 from latentpress.decoder.reader import Reader
 from latentpress.errors import InputError
@@ -94,8 +92,8 @@ class TextReader:
         rows = zip(prompts, latents, strict=True)
         return answered(ask, [self._reader.positions(prompt, own) + max_new_tokens for prompt, own in rows])
 
-    def prompt(self, text: str, question: str) -> tuple[Backbone, Tensor]:
-        """What reads, and the input embeddings `[T, D]` of the prompt that `answer` reads; see `Timed.prompt`."""
+    def prompt(self, text: str, question: str) -> tuple[Backbone, Prompt]:
+        """What reads, and the prompt that `answer` reads; see `Timed.prompt`."""
         document, prompt = self._composed(text, question)
         return self._reader.backbone, self._reader.embed(prompt, self.press.compress([document], ratio=1))
 

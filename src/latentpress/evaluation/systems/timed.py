@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from latentpress.evaluation.questions import Question
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from latentpress.backbone import Backbone
+    from latentpress.decoder.generate import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +45,8 @@ class Timed(Protocol):
     def hold(self, question: Question) -> Any:
         """What is kept of a question's documents."""
 
-    def prompt(self, held: Any, question: Question) -> tuple[Backbone, Tensor]:
-        """What reads, and the input embeddings `[T, D]` of the whole prompt."""
+    def prompt(self, held: Any, question: Question) -> tuple[Backbone, Prompt]:
+        """What reads, and the whole prompt."""
 
     def kept_of(self, held: Any) -> int:
         """Positions that stand for the documents."""
@@ -88,12 +87,12 @@ class Here:
         return Reading(first, time.perf_counter() - began)
 
 
-def write_answer(backbone: Backbone, prompt: Tensor, tokens: int, began: float = 0.0) -> tuple[float, list[int]]:
+def write_answer(backbone: Backbone, prompt: Prompt, tokens: int, began: float = 0.0) -> tuple[float, list[int]]:
     """Reads a prompt and writes so many tokens, never fewer.
 
     Args:
         backbone: what reads.
-        prompt: input embeddings, `[T, D]`.
+        prompt: what it reads.
         tokens: of the answer.
         began: reading of `time.perf_counter` that the time is counted from.
 

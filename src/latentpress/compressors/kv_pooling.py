@@ -1,0 +1,83 @@
+"""Pooled cache entries: each latent is the pooled keys and values of a window of the text, in every layer.
+
+The text is read by the decoder itself, as far as its weights and its adapter go; what it would keep of each token, a
+key and a value a layer and head, is pooled over each window and read in place of the window's own. At ratio 1 that is
+the full text. The windows are those of mean pooling (arXiv 2603.25926, figure 1); what is pooled are not the last
+layer's states on their way into the decoder's input, but all layers' on their way into its attention, so a decoder can
+read them before it has learned to (docs/compressors/kv-pooling.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from latentpress.attention import Visibility
+from latentpress.compressors.base import Added, Compressor, Extracted, Reads, Shape, Size, window_index
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KvPoolingSettings:
+    """Settings of pooled cache entries."""
+
+    weights: Literal["learned", "mean"] = "learned"
+    """Weights of a window's tokens: learned from their keys and values, of each layer and head its own, or equal."""
+
+
+class KvPooling(Compressor):
+    """Pools keys and values, without their positions, over non-overlapping windows.
+
+    Of layer l and key/value head h, with x_t = [k_t; v_t] the entry of token t, k_t turned back to position 0, latent m
+    of window W_m holds `sum_t a_t x_t`, `a = softmax over W_m of <w_lh, x_t>`, plus `log2 |W_m| u_lh`, which tells the
+    decoder how many tokens it stands for. w and u start at zero: plain means.
+    """
+
+    name: ClassVar[str] = "kv-pooling"
+    visibility: Visibility = "causal"
+    reads: ClassVar[Reads] = "keys-values"
+    converts: ClassVar[bool] = True
+    Settings: ClassVar[type] = KvPoolingSettings
+    describe: ClassVar[str] = "keys and values of every layer, pooled over each window; read as cache entries"
+
+    def __init__(self, shape: Shape | None = None, settings: KvPoolingSettings | None = None) -> None:
+        super().__init__(shape, settings)
+        assert shape is not None
+        self._shape = shape.entry
+        learned = (settings or KvPoolingSettings()).weights == "learned"
+        layers, heads, width = shape.entry
+        self.weight = nn.Parameter(torch.zeros(layers, heads, width)) if learned else None
+        self.size = nn.Parameter(torch.zeros(layers, heads, width)) if learned else None
+
+    def extract(
+        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+    ) -> Extracted:
+        """See `Compressor.extract`; `states` are entries `[T1 + T2 + ..., W]`, and so are the latents."""
+        index, counts, spans = window_index(lengths, sizes, states.device)
+        if len(spans) == len(states):  # a token each: weights of one are 1, and log2 1 is 0
+            return Extracted(vectors=states, counts=counts, spans=spans)
+        exact = torch.promote_types(states.dtype, torch.float32)
+        entries = states.view(len(states), *self._shape)
+        tokens = (spans[:, 1] - spans[:, 0]).to(exact)
+        share = self._shares(entries, index, len(spans), tokens)
+        pooled = entries.new_zeros(len(spans), *self._shape, dtype=exact)
+        pooled = pooled.index_add(0, index, entries.to(exact) * share[..., None])
+        if self.size is not None:
+            pooled = pooled + tokens.log2()[:, None, None, None] * self.size
+        return Extracted(vectors=pooled.flatten(1).to(states.dtype), counts=counts, spans=spans)
+
+    def _shares(self, entries: Tensor, index: Tensor, windows: int, tokens: Tensor) -> Tensor:
+        """Weight of every token in its window, `[T, L, K]`; those of a window sum to 1."""
+        if self.weight is None:
+            return (1 / tokens)[index][:, None, None].expand(entries.shape[:3])
+        scores = torch.einsum("tlkx,lkx->tlk", entries.to(tokens.dtype), self.weight.to(tokens.dtype))
+        at = index[:, None, None].expand_as(scores)
+        top = scores.new_full((windows, *scores.shape[1:]), -math.inf)
+        top = top.scatter_reduce(0, at, scores.detach(), "amax")
+        raised = (scores - top[index]).exp()
+        total = raised.new_zeros(windows, *scores.shape[1:]).index_add(0, index, raised)
+        return raised / total[index]

@@ -1,0 +1,148 @@
+"""Latents as entries of the decoder's key/value cache: what attention needs to see them, and how they are turned.
+
+A rotary embedding turns each key by its position (Su et al. 2021, arXiv 2104.09864, eq. 34), so a key can be turned
+back, pooled with its neighbours, and turned to where its latent is placed in a prompt. Latents are therefore kept
+without a position, one row a latent: of every layer and every key/value head the key, then the value.
+
+Shape letters: N tokens of a packed row, M latents, L layers, K key/value heads, D head width, W = L * K * 2 * D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latentpress.errors import BaseModelError
+
+# Architectures with one rotary embedding for all layers that turns the two halves of a whole head, and no other.
+_TURNED = {f"{name}ForCausalLM" for name in ("Llama", "Qwen2", "Qwen3", "Mistral")}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """Keys and values that stand among those of a packed row without being computed in it."""
+
+    keys: tuple[Tensor, ...]
+    """Of each layer, at their positions, `[K, M, D]`."""
+    values: tuple[Tensor, ...]
+    """Of each layer, `[K, M, D]`."""
+    order: Tensor
+    """For every key of the row, sequence by sequence: its index among those of the tokens and then those, `[N + M]`."""
+    counts: tuple[int, ...]
+    """Keys of each sequence, tokens and latents."""
+    positions: Tensor
+    """Position id of every key of the row, `[N + M]`."""
+
+    def beside(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `[K, N, D]` of a row's tokens with the latents' among them, `[K, N + M, D]`."""
+        both = ((key, self.keys[layer]), (value, self.values[layer]))
+        keys, values = (torch.cat(pair, 1).index_select(1, self.order) for pair in both)
+        return keys, values
+
+
+@dataclass(slots=True, eq=False)
+class Taken:
+    """Keys and values of a pass, as attention has them, for each layer in turn."""
+
+    keys: list[Tensor] = field(default_factory=list)
+    """`[K, N, D]` each, turned to their positions."""
+    values: list[Tensor] = field(default_factory=list)
+    """`[K, N, D]` each."""
+
+    def take(self, key: Tensor, value: Tensor) -> None:
+        """Adds those of the next layer."""
+        self.keys.append(key)
+        self.values.append(value)
+
+
+class Turning:
+    """Turns keys of a model to positions and back.
+
+    Args:
+        body: the model without its output layer.
+        config: its settings.
+        kind: name of its class.
+
+    Raises:
+        BaseModelError: keys of such a model cannot be turned in this way.
+    """
+
+    def __init__(self, body: nn.Module, config: Any, kind: str) -> None:
+        if kind not in _TURNED:
+            listed = ", ".join(sorted(name.removesuffix("ForCausalLM") for name in _TURNED))
+            raise BaseModelError(
+                f"latents cannot be cache entries of a {kind}: its keys are not turned by one rotary embedding of "
+                f"whole heads, as those of {listed} are; choose such a base model, or a compressor whose latents are "
+                "input embeddings"
+            )
+        self._rotary: Any = body.rotary_emb
+        self.layers = len(body.layers)  # type: ignore[arg-type]
+        self.heads = int(config.num_key_value_heads)
+        own = getattr(config, "head_dim", None)
+        self.head_width = int(own or config.hidden_size // config.num_attention_heads)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Layers, heads, and numbers of a key and its value together; their product is the width W of a latent."""
+        return self.layers, self.heads, 2 * self.head_width
+
+    def entries(self, taken: Taken, positions: Tensor) -> Tensor:
+        """Keys and values of a pass, without their positions: `[N, W]` in the type of the pass."""
+        keys, values = torch.stack(taken.keys), torch.stack(taken.values)
+        cos, sin, scale = self._at(positions, keys)
+        keys = ((keys * cos - _half_turned(keys) * sin) / scale**2).to(values.dtype)
+        return torch.cat((keys, values), -1).permute(2, 0, 1, 3).flatten(1)
+
+    def placed(self, latents: Tensor, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values `[L, K, M, D]` of latents `[M, W]` at positions `[M]`."""
+        split = latents.view(len(latents), self.layers, self.heads, 2 * self.head_width).permute(1, 2, 0, 3)
+        keys, values = split.split(self.head_width, -1)
+        cos, sin, _ = self._at(positions, keys)
+        return (keys * cos + _half_turned(keys) * sin).to(dtype), values.to(dtype)
+
+    def _at(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Cosines and sines `[N, D]` of positions, float32 or finer, and the factor that they carry."""
+        exact = torch.promote_types(like.dtype, torch.float32)
+        cos, sin = self._rotary(like.new_empty(0, dtype=exact), positions[None])
+        return cos[0], sin[0], float(getattr(self._rotary, "attention_scaling", 1.0))
+
+
+def _half_turned(x: Tensor) -> Tensor:
+    """A quarter turn of every pair that a rotary embedding turns: one number of each half of a head."""
+    first, second = x.chunk(2, -1)
+    return torch.cat((-second, first), -1)
+
+
+def memory(
+    turning: Turning,
+    latents: Sequence[Tensor],
+    places: Sequence[tuple[Tensor, Tensor]],
+    positions: Tensor,
+    dtype: torch.dtype,
+) -> Memory:
+    """Puts latents among the keys of a packed row.
+
+    Args:
+        turning: of the model that reads them.
+        latents: of each sequence, `[M, W]`.
+        places: for each sequence where its tokens `[T]` and its latents `[M]` stand among its keys, which for latents
+            is their position id too.
+        positions: position id of every token, `[N]`.
+        dtype: of the model's keys.
+    """
+    at = torch.cat([own for _, own in places])
+    keys, values = turning.placed(torch.cat(list(latents)), at, dtype)
+    order, counts, token, latent = [], [], 0, len(positions)
+    for own, entries in places:
+        index = torch.empty(len(own) + len(entries), dtype=torch.int64, device=at.device)
+        index[own] = torch.arange(token, token + len(own), device=at.device)
+        index[entries] = torch.arange(latent, latent + len(entries), device=at.device)
+        token, latent = token + len(own), latent + len(entries)
+        order.append(index)
+        counts.append(len(index))
+    row = torch.cat(order)
+    return Memory(keys.unbind(0), values.unbind(0), row, tuple(counts), torch.cat((positions, at))[row])
