@@ -19,7 +19,7 @@ from latentpress.decoder.prompt import Piece, ask_messages, render, split_at_las
 from latentpress.evaluation.systems.timed import write_answer
 from latentpress.evaluation.timing import Side as Action
 from latentpress.evaluation.timing import Timings, interleave
-from latentpress.latents import EmbeddingLatents
+from latentpress.latents import Latents
 from latentpress.press import Press
 from latentpress.tokens import tokenize
 
@@ -59,12 +59,12 @@ class Asker:
         pieces = [piece if isinstance(piece, list) else ids for piece in self.opening()]
         return self._answer(self.plain, embed_pieces(self.plain, pieces, []), tokens, began)[0]
 
-    def latents(self, latents: EmbeddingLatents, tokens: int, began: float) -> dict[str, float]:
+    def latents(self, latents: Latents, tokens: int, began: float) -> dict[str, float]:
         """Reads latents, then answers; returns seconds to the first token since `began`."""
         decoder = self.press.model.decoder
         return self._answer(decoder, embed_pieces(decoder, self.opening(), [latents.vectors]), tokens, began)[0]
 
-    def tokens(self, latents: EmbeddingLatents, tokens: int) -> list[int]:
+    def tokens(self, latents: Latents, tokens: int) -> list[int]:
         """The answer from latents."""
         decoder = self.press.model.decoder
         return self._answer(decoder, embed_pieces(decoder, self.opening(), [latents.vectors]), tokens, 0.0)[1]
@@ -145,7 +145,7 @@ def _sides(asker: Asker, text: str, files: Mapping[int, Path], answer: int) -> d
 
 def _from_file(asker: Asker, file: Path) -> Mapping[str, float]:
     began = time.perf_counter()
-    return asker.latents(EmbeddingLatents.load(file), 1, began)
+    return asker.latents(Latents.load(file), 1, began)
 
 
 def _from_text(asker: Asker, text: str, ratio: int, answer: int) -> Mapping[str, float]:

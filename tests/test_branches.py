@@ -140,7 +140,9 @@ def test_weights_of_a_long_row_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> 
         sizes: list[int] = []
         fork = Branches(prefix, (10,) * 4)
         with torch.autograd.graph.saved_tensors_hooks(lambda one: (sizes.append(one.numel()), one)[1], lambda one: one):
-            BranchedAttention.apply(*(one[0] for one in heads(fork.tokens)), (fork.tokens,), [fork.chunks()], 1.0)
+            BranchedAttention.apply(
+                *(one[0] for one in heads(fork.tokens)), [(fork.tokens, fork.keys)], [fork.chunks()], 1.0
+            )
         return sum(sizes)
 
     linear = (HEADS + 2 * KEY_HEADS) * WIDTH
@@ -158,7 +160,7 @@ def test_any_heads_and_widths(query_heads: int, key_heads: int, value_width: int
         torch.randn(15, count, width, generator=draw).transpose(0, 1).requires_grad_()
         for count, width in ((query_heads, 8), (key_heads, 8), (key_heads, value_width))
     )
-    out = BranchedAttention.apply(q, k, v, (15,), [fork.chunks()], 0.4)
+    out = BranchedAttention.apply(q, k, v, [(15, 15)], [fork.chunks()], 0.4)
     wide_k, wide_v = (one.repeat_interleave(query_heads // key_heads, 0) for one in (k, v))
     scores = (q @ wide_k.transpose(1, 2) * 0.4).masked_fill(~fork.mask(), -torch.inf)
     expected = torch.softmax(scores, -1) @ wide_v
@@ -169,6 +171,34 @@ def test_any_heads_and_widths(query_heads: int, key_heads: int, value_width: int
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("entries", [((4, 3),), ((0, 2), (4, 1)), ((2, 1), (2, 2), (7, 5)), ((7, 0),)])
+@pytest.mark.parametrize("queries", [2, 160])
+def test_keys_without_queries_are_seen_by_what_follows_them(
+    monkeypatch: pytest.MonkeyPatch, entries: tuple[tuple[int, int], ...], queries: int
+) -> None:
+    monkeypatch.setattr(branches, "_CHUNK_QUERIES", queries)
+    fork = Branches(7, (3, 0, 5), entries)
+    own, beside = fork.places()
+    assert sorted([*own.tolist(), *beside.tolist()]) == list(range(fork.keys))
+    for before, count in entries:  # they stand between the tokens in front of theirs and theirs
+        assert count == 0 or {int(own[before - 1]) + 1 if before else 0} <= set(beside.tolist())
+    mask = fork.mask()
+    assert mask.shape == (15, fork.keys)
+    for token in range(15):
+        assert mask[token, beside].tolist() == [int(entry) < int(own[token]) for entry in beside]
+    draw = torch.Generator().manual_seed(0)
+    q = torch.randn(6, 15, 8, generator=draw).requires_grad_()
+    k, v = (torch.randn(2, fork.keys, 8, generator=draw).requires_grad_() for _ in range(2))
+    out = BranchedAttention.apply(q, k, v, [(15, fork.keys)], [fork.chunks()], 0.4)
+    wide_k, wide_v = (one.repeat_interleave(3, 0) for one in (k, v))
+    expected = torch.softmax((q @ wide_k.transpose(1, 2) * 0.4).masked_fill(~mask, -torch.inf), -1) @ wide_v
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+    weights = torch.randn(expected.shape, generator=draw)
+    ours, theirs = (torch.autograd.grad((one * weights).sum(), (q, k, v)) for one in (out, expected))
+    for mine, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, right, atol=1e-5, rtol=1e-4)
+
+
 def test_a_row_of_another_length_than_what_forks_in_it_is_noticed() -> None:
     with pytest.raises(AssertionError, match="as long as"):
         Layout((13,), torch.arange(13), (Branches(9, (2,)),)).chunks(None)
@@ -177,7 +207,7 @@ def test_a_row_of_another_length_than_what_forks_in_it_is_noticed() -> None:
 def test_the_gradient_is_the_numerical_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(branches, "_CHUNK_QUERIES", 3)
     forks = [Branches(4, (2, 3)), Branches(2, (1,))]
-    lengths, rows = [fork.tokens for fork in forks], [fork.chunks() for fork in forks]
+    lengths, rows = [(fork.tokens, fork.keys) for fork in forks], [fork.chunks() for fork in forks]
     q, k, v = (t[0, :, :, :4].detach().contiguous().requires_grad_() for t in heads(12, dtype=torch.float64))
     assert torch.autograd.gradcheck(lambda *x: BranchedAttention.apply(*x, lengths, rows, 0.3), (q, k, v))
 

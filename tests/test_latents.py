@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from latentpress.errors import LatentsError
-from latentpress.latents import EmbeddingLatents, WindowInfo, _digest, total_ratio
+from latentpress.latents import EmbeddingLatents, KVLatents, Latents, WindowInfo, _digest, total_ratio
 
 SHA = "0123456789abcdef" * 4
 
@@ -453,3 +453,22 @@ def test_a_saved_file_has_ordinary_permissions(saved: Path) -> None:
     plain = saved.parent / "plain"
     plain.touch()
     assert saved.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_file_says_its_kind_and_is_read_as_that(tmp_path: Path) -> None:
+    embeddings = make()
+    entries = KVLatents(**{field.name: getattr(embeddings, field.name) for field in dataclasses.fields(embeddings)})
+    embeddings.save(tmp_path / "e")
+    entries.save(tmp_path / "k")
+    for cls, name in ((EmbeddingLatents, "e"), (KVLatents, "k"), (Latents, "e"), (Latents, "k")):
+        assert_identical(cls.load(tmp_path / name), embeddings)
+    assert [type(Latents.load(tmp_path / name)) for name in "ek"] == [EmbeddingLatents, KVLatents]
+    with pytest.raises(LatentsError, match="holds latents of kind 'key-value' instead of 'embedding'"):
+        EmbeddingLatents.load(tmp_path / "k")
+    with pytest.raises(LatentsError, match="holds latents of kind 'embedding' instead of 'key-value'"):
+        KVLatents.load(tmp_path / "e")
+    rewrite(tmp_path / "k", lambda header: header.update(kind="words"))
+    with pytest.raises(LatentsError, match="kind 'words' instead of 'embedding' or 'key-value'"):
+        Latents.load(tmp_path / "k")
+    assert repr(entries).startswith("KVLatents(6 latents of 19 tokens")
+    assert type(entries.to(dtype=torch.bfloat16)) is KVLatents

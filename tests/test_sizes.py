@@ -283,6 +283,7 @@ def test_a_prompt_that_is_too_long_names_the_length_at_which_it_would_fit(
 OWN = {
     "comprexit": {"residual": "none", "encoder_lora": None, "encoder_layers": None},
     "first-tokens": {"residual": "none", "encoder_lora": None},
+    "kv-pooling": {"residual": "none", "encoder_lora": None, "encoder_layers": None},
 }
 
 

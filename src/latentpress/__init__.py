@@ -26,7 +26,7 @@ from latentpress.errors import (
 
 if TYPE_CHECKING:
     from latentpress.decoder.prompt import PLACEHOLDER
-    from latentpress.latents import EmbeddingLatents
+    from latentpress.latents import EmbeddingLatents, KVLatents, Latents
     from latentpress.loading import load, shipped_presses
     from latentpress.press import Press
     from latentpress.session import Session
@@ -40,7 +40,9 @@ __all__ = [
     "DataError",
     "EmbeddingLatents",
     "InputError",
+    "KVLatents",
     "LatentpressError",
+    "Latents",
     "LatentsError",
     "PeerError",
     "Press",
@@ -55,6 +57,8 @@ __all__ = [
 
 _HOME_OF = {
     "EmbeddingLatents": "latentpress.latents",
+    "KVLatents": "latentpress.latents",
+    "Latents": "latentpress.latents",
     "PLACEHOLDER": "latentpress.decoder.prompt",
     "Press": "latentpress.press",
     "Session": "latentpress.session",

@@ -140,12 +140,12 @@ class Layout:
     True where query (row) sees key (column)."""
     cache: KeyValueCache | None = None
     """Keys and values that came before; extended by the pass."""
+    backend: Backend = "auto"
+    """`eager` (matrix products), `sdpa` (PyTorch's fused attention), or what is fastest for what is seen."""
     memory: Memory | None = None
     """Keys and values that stand among those of the row; for training, where there is no cache."""
     taken: Taken | None = None
     """Given the keys and values of every layer."""
-    backend: Backend = "auto"
-    """`eager` (matrix products), `sdpa` (PyTorch's fused attention), or what is fastest for what is seen."""
     _additive: dict[Any, Tensor | None] = field(default_factory=dict)
     _chunks: dict[int | None, list[list[Chunk]]] = field(default_factory=dict)
 

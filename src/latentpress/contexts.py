@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 
 from latentpress.checkpoints.config import PressConfig
 from latentpress.errors import InputError, LatentsError
-from latentpress.latents import EmbeddingLatents
+from latentpress.latents import Latents
 
-Context = str | EmbeddingLatents | Sequence[str | EmbeddingLatents]
+Context = str | Latents | Sequence[str | Latents]
 """A document, as text or latents, or several."""
 
 
 def open_contexts(
     contexts: Sequence[Context],
-    check: Callable[[EmbeddingLatents], None],
-    compress: Callable[[list[str]], list[EmbeddingLatents]],
-) -> list[list[EmbeddingLatents]]:
+    check: Callable[[Latents], None],
+    compress: Callable[[list[str]], list[Latents]],
+) -> list[list[Latents]]:
     """Latents of each context's documents.
 
     Args:
@@ -50,7 +50,7 @@ def check_made_by(latents: object, config: PressConfig, fingerprint: str) -> Non
         InputError: it is no latents.
         LatentsError: another press made them, for the same base model or another; both are named.
     """
-    if not isinstance(latents, EmbeddingLatents):
+    if not isinstance(latents, Latents):
         raise InputError(f"the context holds a {type(latents).__name__}; give latents or texts")
     if latents.base_fingerprint != config.base.fingerprint:
         raise LatentsError(

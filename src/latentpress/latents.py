@@ -1,6 +1,10 @@
 """Latents of a document: the vectors that a decoder reads in place of its text, what they cover and whence they come.
 
-Shapes: M latents, D width of the decoder's embeddings.
+    Latents
+    |- EmbeddingLatents    input embeddings of the decoder
+    `- KVLatents           entries of its key/value cache
+
+Shapes: M latents, D width of a latent: of the decoder's embeddings, or of all keys and values of a token.
 """
 
 import contextlib
@@ -15,7 +19,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import safetensors.torch
 import torch
@@ -25,11 +29,10 @@ from torch import Tensor
 from latentpress.errors import LatentsError
 from latentpress.paths import local_path
 
-__all__ = ["EmbeddingLatents", "WindowInfo", "total_ratio"]
+__all__ = ["EmbeddingLatents", "KVLatents", "Latents", "WindowInfo", "total_ratio"]
 
 SCHEMA_VERSION = 1
 _METADATA_KEY = "latentpress"
-_KIND = "embedding"
 _REMEDY = "give a file that latents.save wrote"
 _TENSORS = ("vectors", "token_spans", "char_spans")
 _HEX = re.compile(r"[0-9a-f]+")
@@ -66,11 +69,13 @@ class WindowInfo:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
-class EmbeddingLatents:
-    """Latents that enter the decoder as input embeddings."""
+class Latents:
+    """What a press made of a document: a press makes one kind, `EmbeddingLatents` or `KVLatents`."""
 
+    kind: ClassVar[str] = ""
+    """What its files say of how the decoder reads them."""
     vectors: Tensor
-    """[M, D] input embeddings for the decoder, bfloat16 or float32, on any device."""
+    """[M, D], bfloat16 or float32, on any device; what D holds is the kind's."""
     token_spans: Tensor
     """[M, 2] int64, half-open: the document's tokens that each latent covers."""
     char_spans: Tensor
@@ -104,7 +109,7 @@ class EmbeddingLatents:
 
     def __repr__(self) -> str:
         sizes = f"{len(self)} latents of {self.context_tokens} tokens, {self.ratio:.2f}x"
-        return f"EmbeddingLatents({sizes}, {self.vectors.dtype}, press {self.press!r})"
+        return f"{type(self).__name__}({sizes}, {self.vectors.dtype}, press {self.press!r})"
 
     @property
     def context_tokens(self) -> int:
@@ -116,7 +121,7 @@ class EmbeddingLatents:
         """Achieved ratio: context tokens / latents."""
         return self.context_tokens / len(self)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "EmbeddingLatents":
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Returns the same latents with the vectors on another device or in another dtype; spans stay."""
         return dataclasses.replace(self, vectors=self.vectors.to(device=device, dtype=dtype))
 
@@ -131,7 +136,7 @@ class EmbeddingLatents:
         tensors = {name: getattr(self, name).detach().cpu().contiguous().clone() for name in _TENSORS}
         header = {
             "schema_version": SCHEMA_VERSION,
-            "kind": _KIND,
+            "kind": self.kind,
             "windows": [dataclasses.asdict(window) for window in self.windows],
             **{name: getattr(self, name) for name in _HEADER_TYPES},
         }
@@ -140,25 +145,57 @@ class EmbeddingLatents:
         _write_whole(Path(path), safetensors.torch.save(tensors, metadata=metadata))
 
     @classmethod
-    def load(cls, path: str | Path) -> "EmbeddingLatents":
+    def load(cls, path: str | Path) -> Self:
         """Reads what `save` wrote, onto the CPU, running no code from the file.
 
+        `Latents.load` gives the kind that the file holds, that of a kind refuses the other.
+
         Raises:
-            LatentsError: missing, truncated, altered, a pickle, not safetensors, of another schema, or contradictory.
+            LatentsError: missing, truncated, altered, a pickle, not safetensors, of another schema or kind, or
+                contradictory.
         """
         file = local_path(path, LatentsError, "latents file")
         tensors, metadata = _read_safetensors(file)
         try:
-            header = _parsed_header(metadata, tensors)
+            kind, header = _parsed_header(metadata, tensors)
+            made = cls._of_kind(kind)
             if set(tensors) != set(_TENSORS):
                 raise LatentsError(f"holds the tensors {sorted(tensors)} instead of {sorted(_TENSORS)}")
             fields: dict[str, Any] = {**tensors, **header}
-            return cls(**fields)
+            return made(**fields)
         except (LatentsError, OverflowError) as error:
             raise LatentsError(f"{file}: {error}; {_REMEDY}, or compress the text again") from error
 
+    @classmethod
+    def _of_kind(cls, name: Any) -> type[Self]:
+        """This class, or the one of its kinds that a file names."""
+        kinds = [cls, *cls.__subclasses__()]
+        found = next((one for one in kinds if name and one.kind == name), None)
+        if found is None:
+            listed = " or ".join(repr(one.kind) for one in kinds if one.kind)
+            raise LatentsError(f"it holds latents of kind {name!r} instead of {listed}")
+        return found
 
-def total_ratio(latents: Sequence[EmbeddingLatents]) -> float:
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class EmbeddingLatents(Latents):
+    """Latents that enter the decoder as input embeddings: D is their width."""
+
+    kind: ClassVar[str] = "embedding"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class KVLatents(Latents):
+    """Latents that are entries of the decoder's key/value cache: D is 2 x layers x key/value heads x head width.
+
+    Of each layer in turn, and in it of each head, the key without its position and then the value; see
+    `latentpress.memory`.
+    """
+
+    kind: ClassVar[str] = "key-value"
+
+
+def total_ratio(latents: Sequence[Latents]) -> float:
     """Returns the ratio of several documents together: total context tokens / total latents."""
     if not latents:
         raise LatentsError("no latents given: a ratio needs at least one document")
@@ -179,7 +216,7 @@ _COUNTS = dict.fromkeys(("start", "tokens", "latents"), (int,))
 _WINDOW_TYPES: _Types = {**_COUNTS, "ratio": _NUMBER, "log2_ratio": _NUMBER_OR_NULL}
 
 
-def _check_tensors(latents: EmbeddingLatents) -> None:
+def _check_tensors(latents: Latents) -> None:
     vectors = latents.vectors
     if vectors.ndim != 2 or 0 in vectors.shape:
         raise LatentsError(
@@ -196,7 +233,7 @@ def _check_tensors(latents: EmbeddingLatents) -> None:
             raise LatentsError(f"{name} run backwards or below 0: starts and ends must not fall from latent to latent")
 
 
-def _check_windows(latents: EmbeddingLatents) -> None:
+def _check_windows(latents: Latents) -> None:
     windows, token_spans = latents.windows, latents.token_spans
     in_windows = sum(window.latents for window in windows)
     if in_windows != len(latents):
@@ -217,7 +254,7 @@ def _check_windows(latents: EmbeddingLatents) -> None:
         )
 
 
-def _check_provenance(latents: EmbeddingLatents) -> None:
+def _check_provenance(latents: Latents) -> None:
     if latents.requested_ratio is not None and not 1.0 <= latents.requested_ratio < math.inf:
         raise LatentsError(f"requested ratio {latents.requested_ratio} is not a number of 1 or more")
     if latents.requested_length is not None and latents.requested_length < 1:
@@ -285,8 +322,8 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise LatentsError(f"{file}: is truncated or not safetensors ({error}); {_REMEDY}, or copy it again") from error
 
 
-def _parsed_header(metadata: dict[str, str], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Returns the constructor's arguments beside the tensors, every type checked, and the checksum of all."""
+def _parsed_header(metadata: dict[str, str], tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]:
+    """Returns the kind and the constructor's arguments beside the tensors, every type checked, the checksum too."""
     if _METADATA_KEY not in metadata:
         raise LatentsError(f"is safetensors but holds no latents (no {_METADATA_KEY!r} in its metadata)")
     try:
@@ -296,8 +333,7 @@ def _parsed_header(metadata: dict[str, str], tensors: dict[str, Tensor]) -> dict
     version = header.get("schema_version") if isinstance(header, dict) else None
     if version != SCHEMA_VERSION:
         raise LatentsError(f"its schema version is {version!r}, and this latentpress reads {SCHEMA_VERSION} only")
-    if header.get("kind") != _KIND:
-        raise LatentsError(f"it holds latents of kind {header.get('kind')!r} instead of {_KIND!r}")
+    kind = header.get("kind")
     whole = {name: value for name, value in header.items() if name != "sha256"}
     types: _Types = {**_HEADER_TYPES, "sha256": (str,), "windows": (list,)}
     header = _LATER | {name: value for name, value in header.items() if name not in ("schema_version", "kind")}
@@ -307,7 +343,7 @@ def _parsed_header(metadata: dict[str, str], tensors: dict[str, Tensor]) -> dict
     if header.pop("sha256") != _digest(tensors, whole):
         raise LatentsError("its contents do not match their checksum")
     header["windows"] = tuple(WindowInfo(**window) for window in header["windows"])
-    return header
+    return kind, header
 
 
 def _check_types(values: Any, types: _Types, where: str) -> None:

@@ -1,11 +1,12 @@
 """The network of a press: encoder, head, compressor, converter, decoder. Training and inference call the same methods.
 
-ids -> encode -> states, prediction -> latents(size) -> decoder input embeddings
+ids -> encode -> states, prediction -> latents(size) -> decoder input embeddings, or entries of its cache
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -227,14 +228,14 @@ class PressModel(nn.Module):
         return dataclasses.replace(encoded, log2_ratios=self.head(gists), gists=gists)
 
     def latents(self, encoded: Encoded, sizes: Size | Sequence[Size]) -> Extracted:
-        """Makes latents in the decoder's input space.
+        """Makes latents as the decoder reads them.
 
         Args:
             encoded: texts that went through `encode`.
             sizes: one for all, or one a part of each text, end to end.
 
         Returns:
-            Vectors `[M1 + M2 + ..., D]` in the decoder's type.
+            Vectors `[M1 + M2 + ..., latent_width]` in the decoder's type.
         """
         if isinstance(sizes, Ratio | Length):
             sizes = [sizes] * sum(map(len, encoded.parts))
@@ -262,6 +263,11 @@ class PressModel(nn.Module):
         if self.decoder.prompt is not None:
             kept["decoder.prompt"] = self.decoder.prompt.detach()
         return kept
+
+    @property
+    def latent_width(self) -> int:
+        """Width of a latent: of the decoder's input embeddings, or of its cache entries."""
+        return self.decoder.width if self.decoder.turning is None else math.prod(self.decoder.turning.shape)
 
     def trees(self) -> dict[str, Backbone]:
         """Module trees over the base weights, by role; an encoder that is the decoder is none of its own."""

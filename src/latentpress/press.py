@@ -26,7 +26,7 @@ from latentpress.decoder.prompt import Piece, render
 from latentpress.decoder.reader import Reader
 from latentpress.errors import InputError
 from latentpress.full_text import FullText
-from latentpress.latents import EmbeddingLatents
+from latentpress.latents import EmbeddingLatents, KVLatents, Latents
 from latentpress.loading import load, load_model, shipped_presses
 from latentpress.model import PressModel
 from latentpress.session import Session
@@ -58,6 +58,7 @@ class Press(FullText):
         self._encoder_tokenizer = (encoder_base or base).tokenizer
         about = (base, self.config.prompt, model.policy, model.compressor.count)
         self._reader = Reader(model.decoder, *about)
+        self._kind = KVLatents if model.compressor.reads == "keys-values" else EmbeddingLatents
         super().__init__(Reader(Backbone(base.model), *about))
 
     # ---- text -> latents ----
@@ -71,7 +72,7 @@ class Press(FullText):
         length: int | None = None,
         scale: float = 0.0,
         progress: Progress | None = None,
-    ) -> EmbeddingLatents: ...
+    ) -> Latents: ...
     @overload
     def compress(
         self,
@@ -81,7 +82,7 @@ class Press(FullText):
         length: int | None = None,
         scale: float = 0.0,
         progress: Progress | None = None,
-    ) -> list[EmbeddingLatents]: ...
+    ) -> list[Latents]: ...
     def compress(
         self,
         text: str | Sequence[str],
@@ -90,7 +91,7 @@ class Press(FullText):
         length: int | None = None,
         scale: float = 0.0,
         progress: Progress | None = None,
-    ) -> EmbeddingLatents | list[EmbeddingLatents]:
+    ) -> Latents | list[Latents]:
         """Compresses a document, or several.
 
         Args:
@@ -117,7 +118,7 @@ class Press(FullText):
 
     def compress_at(
         self, texts: Sequence[str], wanted: Sequence[WantedSize], *, progress: Progress | None = None
-    ) -> list[list[EmbeddingLatents]]:
+    ) -> list[list[Latents]]:
         """Compresses documents at several sizes, reading each once for all of them.
 
         Of a press that chooses a size for the document, one of several passes is read once before, for the choices.
@@ -169,9 +170,9 @@ class Press(FullText):
 
     def _assemble(
         self, text: str, document: TokenizedText, parts: list[WindowLatents], asked: Size | None, scale: float
-    ) -> EmbeddingLatents:
+    ) -> Latents:
         spans = torch.cat([part.token_spans for part in parts])
-        return EmbeddingLatents(
+        return self._kind(
             vectors=torch.cat([part.vectors for part in parts]),
             token_spans=spans,
             char_spans=torch.tensor([char_span(document.offsets, start, end) for start, end in spans.tolist()]),
@@ -253,7 +254,7 @@ class Press(FullText):
         Raises:
             InputError: the numbers of contexts and questions differ; and as `ask`.
         """
-        if isinstance(contexts, str | EmbeddingLatents) or isinstance(questions, str):
+        if isinstance(contexts, str | Latents) or isinstance(questions, str):
             raise InputError("ask_many takes a list of contexts and a list of questions; repeat a context for each")
         check_batch(len(contexts), len(questions), batch_size, "context")
         sampling = Sampling(max_new_tokens=max_new_tokens)
@@ -281,7 +282,7 @@ class Press(FullText):
     def chat(
         self,
         messages: Sequence[Message],
-        documents: EmbeddingLatents | Sequence[EmbeddingLatents] = (),
+        documents: Latents | Sequence[Latents] = (),
         *,
         max_new_tokens: int = 256,
         stream: Literal[False] = False,
@@ -292,7 +293,7 @@ class Press(FullText):
     def chat(
         self,
         messages: Sequence[Message],
-        documents: EmbeddingLatents | Sequence[EmbeddingLatents] = (),
+        documents: Latents | Sequence[Latents] = (),
         *,
         max_new_tokens: int = 256,
         stream: Literal[True],
@@ -302,7 +303,7 @@ class Press(FullText):
     def chat(
         self,
         messages: Sequence[Message],
-        documents: EmbeddingLatents | Sequence[EmbeddingLatents] = (),
+        documents: Latents | Sequence[Latents] = (),
         *,
         max_new_tokens: int = 256,
         stream: bool = False,
@@ -325,19 +326,19 @@ class Press(FullText):
             LatentsError, ContextTooLongError: as `ask`.
         """
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        given = [documents] if isinstance(documents, EmbeddingLatents) else list(documents)
+        given = [documents] if isinstance(documents, Latents) else list(documents)
         rows, latents = chat_rows(messages, given, self.config.prompt.system)
         for one in latents:
             self._check(one)
         return self._reader.answer(render(self._reader.tokenizer, rows), latents, sampling, stream=stream)
 
-    def _prompt(self, latents: Sequence[EmbeddingLatents], request: list[int]) -> list[Piece]:
+    def _prompt(self, latents: Sequence[Latents], request: list[int]) -> list[Piece]:
         return [*self._reader.opening(len(latents)), request]
 
-    def _open(self, contexts: Sequence[Context]) -> list[list[EmbeddingLatents]]:
+    def _open(self, contexts: Sequence[Context]) -> list[list[Latents]]:
         return open_contexts(contexts, self._check, self.compress)
 
-    def _check(self, latents: EmbeddingLatents) -> None:
+    def _check(self, latents: Latents) -> None:
         check_made_by(latents, self.config, self.fingerprint)
 
 

@@ -9,7 +9,7 @@ from latentpress.attention import KeyValueCache
 from latentpress.decoder.generate import Sampling, prefill
 from latentpress.decoder.prompt import Piece
 from latentpress.decoder.reader import Reader
-from latentpress.latents import EmbeddingLatents
+from latentpress.latents import Latents
 
 
 class Session:
@@ -26,7 +26,7 @@ class Session:
         ContextTooLongError: the opening alone exceeds the decoder's positions.
     """
 
-    def __init__(self, reader: Reader, opening: Sequence[Piece], latents: Sequence[EmbeddingLatents]) -> None:
+    def __init__(self, reader: Reader, opening: Sequence[Piece], latents: Sequence[Latents]) -> None:
         reader.check_room(reader.positions(opening, latents), 0, latents)
         self._reader, self._latents = reader, latents
         self._prefix = KeyValueCache(1)

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from tiny import config_for, make_model
 from torch import Tensor
 
 from latentpress.compressors import COMPRESSORS, Compressor, Extracted, Length, Ratio, Size
+from latentpress.compressors.base import Reads
 from latentpress.data.rows import Branch, Example
 from latentpress.decoder.prompt import Slot
 from latentpress.errors import PressError
@@ -52,6 +53,9 @@ def config(request: pytest.FixtureRequest, tiny_base: Base) -> PressConfig:
     kind = COMPRESSORS[request.param]
     if kind.reads == "embeddings":
         return config_for(tiny_base, compressor=kind.name, residual="none", policy="fixed")
+    if kind.reads == "keys-values":
+        own = {"residual": "none", "encoder_layers": None, "encoder_lora": None}
+        return config_for(tiny_base, compressor=kind.name, **own)
     if kind.converts:
         settings = {"segment_tokens": 8, "query_width": 16}
         return config_for(
@@ -94,7 +98,7 @@ def test_the_compressor_says_what_it_is(model: PressModel) -> None:
     kind = type(model.compressor)
     assert COMPRESSORS[kind.name] is kind
     assert kind.visibility in ("bidirectional", "causal")
-    assert kind.reads in ("last", "all", "embeddings")
+    assert kind.reads in get_args(Reads)
     assert set(kind.sizes) <= {Ratio, Length}
     assert kind.sizes
     assert kind.describe
@@ -107,7 +111,7 @@ def test_each_text_gets_the_latents_of_its_own_size(model: PressModel) -> None:
     segment = model.config.compressor_settings.get("segment_tokens", 10**9)
     for tokens, size, mine, covered in zip(LENGTHS, sizes, vectors, spans, strict=True):
         parts = [min(segment, tokens - start) for start in range(0, tokens, segment)]
-        assert mine.shape == (sum(map(size.latents, parts)), model.decoder.width)
+        assert mine.shape == (sum(map(size.latents, parts)), model.latent_width)
         assert covered.shape == (len(mine), 2)
         assert covered.dtype == torch.int64
         assert bool(mine.isfinite().all())

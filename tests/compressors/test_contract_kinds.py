@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ from latentpress.compressors import (
     Shape,
     Size,
 )
+from latentpress.compressors.base import Reads
 from latentpress.errors import PressError
 from latentpress.press import Press
 from latentpress.ratios import POLICIES, RatioPolicy
@@ -67,7 +68,7 @@ class LayerMean(MeanPooling):
     """The mean of all layers in place of the last."""
 
     name: ClassVar[str] = "toy-layers"
-    reads: ClassVar[Literal["last", "all", "embeddings"]] = "all"
+    reads: ClassVar[Reads] = "all"
 
     def extract(
         self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None

@@ -232,7 +232,7 @@ def test_bases_whose_keys_cannot_be_turned_are_refused(tiny_tokenizer: Any) -> N
     from latentpress.backbone import wrap_base
 
     base = wrap_base(make_network("gemma3", len(tiny_tokenizer)), tiny_tokenizer, id="g", fingerprint="g")
-    with pytest.raises(BaseModelError, match="Gemma3.*Llama, Mistral, Qwen2, Qwen3"):
+    with pytest.raises(BaseModelError, match=r"Gemma3.*Llama, Mistral, Qwen2, Qwen3"):
         make_model(kv_config(base), base)
 
 

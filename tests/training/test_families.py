@@ -11,6 +11,7 @@ import pytest
 from tiny import make_network, make_tokenizer
 
 import latentpress
+from latentpress.errors import BaseModelError
 from latentpress.training import run
 from training.helpers import read_log
 
@@ -27,6 +28,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "semidynamic": {"encoder_layers": 2, "long_documents": 0.3, "long_document_tokens": 200},
     "comprexit": {"ntp.max_context_tokens": 24, "ntp.continue_tokens": 6, "compressor_settings.segment_tokens": 32},
     "reader": {},
+    "semidynamic-kv": {"long_documents": 0.3, "long_document_tokens": 200},
 }
 
 
@@ -49,6 +51,10 @@ def test_a_shipped_recipe_trains_a_press_that_answers(
     train: Train, data: Path, base_folder: Path, tmp_path: Path, recipe: str
 ) -> None:
     overrides = [f"{name}={value}" for name, value in {**SIZES, **RECIPES[recipe]}.items()]
+    if recipe == "semidynamic-kv" and base_folder.name == "gemma3":
+        with pytest.raises(BaseModelError, match="latents cannot be cache entries of a Gemma3"):
+            run.train(recipe, data=[str(data)], out=tmp_path / "run", base=str(base_folder), overrides=overrides)
+        return
     folder = run.train(recipe, data=[str(data)], out=tmp_path / "run", base=str(base_folder), overrides=overrides)
     phases = [tmp_path / "run" / name for name in ("ntp", "sft")] if recipe == "comprexit" else [tmp_path / "run"]
     for phase in phases:

@@ -26,7 +26,7 @@ from latentpress.cli.output import console, print_json, progress_console
 from latentpress.errors import ContextTooLongError, InputError
 
 if TYPE_CHECKING:
-    from latentpress.latents import EmbeddingLatents
+    from latentpress.latents import Latents
     from latentpress.press import Press, Session
 
 _SHOWN = 60  # characters of a question in a message
@@ -125,22 +125,22 @@ def _check(files: list[str], questions: list[str], *, sized: bool, max_new_token
         raise InputError(f"{ready[0]}: a latents file does not hold the text that --compare needs; give the text")
 
 
-def _read(name: str) -> "str | EmbeddingLatents":
+def _read(name: str) -> "str | Latents":
     if not is_latents_file(name):
         return read_text(name)
-    from latentpress.latents import EmbeddingLatents
+    from latentpress.latents import Latents
 
-    return EmbeddingLatents.load(name)
+    return Latents.load(name)
 
 
 def _compress(
     press: "Press",
-    sources: Sequence["str | EmbeddingLatents"],
+    sources: Sequence["str | Latents"],
     *,
     ratio: float | None,
     length: int | None,
     scale: float,
-) -> tuple[list["EmbeddingLatents"], float]:
+) -> tuple[list["Latents"], float]:
     """Latents of every source, in order, and the seconds that compressing took."""
     texts = [source for source in sources if isinstance(source, str)]
     started = time.perf_counter()
@@ -150,7 +150,7 @@ def _compress(
     return [next(made) if isinstance(source, str) else source for source in sources], seconds
 
 
-def _describe(name: str, latents: "EmbeddingLatents") -> dict[str, Any]:
+def _describe(name: str, latents: "Latents") -> dict[str, Any]:
     return {
         "file": name,
         "tokens": latents.context_tokens,
@@ -163,7 +163,7 @@ def _describe(name: str, latents: "EmbeddingLatents") -> dict[str, Any]:
     }
 
 
-def _total(latents: Sequence["EmbeddingLatents"]) -> dict[str, Any]:
+def _total(latents: Sequence["Latents"]) -> dict[str, Any]:
     from latentpress.latents import total_ratio
 
     return {

@@ -11,7 +11,7 @@ from latentpress.cli.documents import LATENTS_SUFFIX, Document, is_jsonl_file, i
 from latentpress.errors import InputError, LatentpressError, LatentsError, RatioError
 
 if TYPE_CHECKING:
-    from latentpress.latents import EmbeddingLatents
+    from latentpress.latents import Latents
     from latentpress.press import Press
 
 Status = Literal["waiting", "compressed", "skipped", "failed"]
@@ -48,7 +48,7 @@ class Job:
     bad_input: bool = False
     """Whether it failed for what the user gave, and not for what happened on the way."""
 
-    def finish(self, status: Status, made: "EmbeddingLatents") -> None:
+    def finish(self, status: Status, made: "Latents") -> None:
         """Notes that its latents are there."""
         self.status, self.tokens, self.latents = status, made.context_tokens, len(made)
 
@@ -127,14 +127,14 @@ class Target:
         except InputError as error:
             job.fail(f"{job.name}: {error}", bad_input=True)
 
-    def _made_before(self, job: Job) -> "EmbeddingLatents | None":
+    def _made_before(self, job: Job) -> "Latents | None":
         """Latents of this very text by this press with these settings; None if there are none, or damaged ones."""
-        from latentpress.latents import EmbeddingLatents
+        from latentpress.latents import Latents
 
         if not job.output.is_file():
             return None
         try:
-            made = EmbeddingLatents.load(job.output)
+            made = Latents.load(job.output)
         except LatentsError:
             return None
         found = (made.press_fingerprint, made.text_sha256, made.requested_ratio, made.requested_length, made.scale)

@@ -8,14 +8,14 @@ from typing import Any
 from latentpress.arguments import checked_text
 from latentpress.decoder.prompt import PLACEHOLDER, Content, Slot, split_placeholders
 from latentpress.errors import InputError
-from latentpress.latents import EmbeddingLatents
+from latentpress.latents import Latents
 
 Message = dict[str, Any]
 
 
 def chat_rows(
-    messages: Sequence[Message], documents: Sequence[EmbeddingLatents], system: str
-) -> tuple[list[tuple[str, Content]], list[EmbeddingLatents]]:
+    messages: Sequence[Message], documents: Sequence[Latents], system: str
+) -> tuple[list[tuple[str, Content]], list[Latents]]:
     """Reads a user's messages.
 
     Args:
@@ -30,7 +30,7 @@ def chat_rows(
     Raises:
         InputError: naming the message that has no role or content, or another count of placeholders than of documents.
     """
-    if not all(isinstance(one, EmbeddingLatents) for one in documents):
+    if not all(isinstance(one, Latents) for one in documents):
         raise InputError("documents holds something that is no latents; give a list of what press.compress returns")
     rows = [_read(message, number) for number, message in enumerate(messages)]
     if not rows:
@@ -42,7 +42,7 @@ def chat_rows(
             "or give content as a list, in which texts are plain and latents stand where they belong"
         )
     waiting = iter(documents)
-    used: list[EmbeddingLatents] = []
+    used: list[Latents] = []
     placed: list[tuple[str, Content]] = []
     for role, parts in rows:
         content: list[str | Slot] = []
@@ -58,7 +58,7 @@ def chat_rows(
     return placed, used
 
 
-def _read(message: object, number: int) -> tuple[str, list[str | Slot | EmbeddingLatents]]:
+def _read(message: object, number: int) -> tuple[str, list[str | Slot | Latents]]:
     """Role of a message, and its content as parts."""
     if not isinstance(message, Mapping):
         raise InputError(f"message {number} is a {type(message).__name__}; give a dict with a role and a content")
@@ -70,9 +70,9 @@ def _read(message: object, number: int) -> tuple[str, list[str | Slot | Embeddin
         )
     if isinstance(content, str):
         return role, [*split_placeholders(checked_text(content, f"message {number}"), 0)]
-    parts: list[str | Slot | EmbeddingLatents] = []
+    parts: list[str | Slot | Latents] = []
     for part in content:
-        if not isinstance(part, EmbeddingLatents):
+        if not isinstance(part, Latents):
             part = checked_text(part, f"a part of message {number} that is no latents")
         parts.append(part)
     return role, parts

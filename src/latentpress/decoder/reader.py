@@ -11,7 +11,7 @@ from latentpress.compressors import Ratio, Size
 from latentpress.decoder.generate import Prompt, Sampling, generate, prefill, prompt_of
 from latentpress.decoder.prompt import Piece, PromptSettings, Slot, ask_messages, render, split_at_last_slot
 from latentpress.errors import ContextTooLongError, InputError
-from latentpress.latents import EmbeddingLatents
+from latentpress.latents import Latents
 from latentpress.ratios import RatioPolicy
 
 # What decoders of tokens put for bytes that are no whole character (yet).
@@ -59,17 +59,17 @@ class Reader:
         request = self._prompt.question.replace("{question}", question)
         return split_at_last_slot(render(self.tokenizer, ask_messages(self._prompt, 1, request)))[1]
 
-    def embed(self, pieces: Sequence[Piece], latents: Sequence[EmbeddingLatents]) -> Prompt:
+    def embed(self, pieces: Sequence[Piece], latents: Sequence[Latents]) -> Prompt:
         """A prompt as the decoder reads it: input embeddings, with cache entries among them if latents are such."""
         return prompt_of(self.backbone, pieces, [one.vectors for one in latents])
 
-    def positions(self, pieces: Sequence[Piece], latents: Sequence[EmbeddingLatents]) -> int:
+    def positions(self, pieces: Sequence[Piece], latents: Sequence[Latents]) -> int:
         """Positions that a prompt takes once its slots have grown to their documents' latents."""
         used = sum(len(latents[piece.document]) if isinstance(piece, Slot) else len(piece) for piece in pieces)
         slots = any(isinstance(piece, Slot) for piece in pieces)
         return used + (len(self.backbone.prompt) if slots and self.backbone.prompt is not None else 0)
 
-    def check_room(self, used: int, new: int, latents: Sequence[EmbeddingLatents]) -> None:
+    def check_room(self, used: int, new: int, latents: Sequence[Latents]) -> None:
         """Makes sure that a prompt and its answer fit the decoder.
 
         Args:
@@ -104,7 +104,7 @@ class Reader:
             f"the prompt takes {used} positions and the answer up to {new}, the decoder has {self._limit}; {remedy}"
         )
 
-    def _latents_at(self, size: Size, latents: Sequence[EmbeddingLatents]) -> int:
+    def _latents_at(self, size: Size, latents: Sequence[Latents]) -> int:
         """Latents of the same documents, were they compressed at a size."""
         documents = [[window.tokens for window in one.windows] for one in latents]
         return sum(
@@ -114,7 +114,7 @@ class Reader:
         )
 
     def answer(
-        self, prompt: Sequence[Piece], latents: Sequence[EmbeddingLatents], sampling: Sampling, *, stream: bool
+        self, prompt: Sequence[Piece], latents: Sequence[Latents], sampling: Sampling, *, stream: bool
     ) -> str | Iterator[str]:
         """Answers one prompt.
 
@@ -136,7 +136,7 @@ class Reader:
     def answer_many(
         self,
         prompts: Sequence[Sequence[Piece]],
-        latents: Sequence[Sequence[EmbeddingLatents]],
+        latents: Sequence[Sequence[Latents]],
         sampling: Sampling,
         batch_size: int,
     ) -> list[str]:

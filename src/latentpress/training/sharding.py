@@ -82,7 +82,7 @@ def make_shareable(press: PressModel) -> frozenset[str]:
     Returns:
         Names of what was a number.
     """
-    if press.encoder is not None:
+    if press.encoder is not None and press.encoder is not press.decoder:
         for module in press.encoder.body.layers.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 if not parameter.requires_grad:

@@ -15,7 +15,7 @@ from latentpress.evaluation.systems.batching import Reply, answered, as_answer
 if TYPE_CHECKING:
     from latentpress.backbone import Backbone
     from latentpress.decoder.generate import Prompt
-    from latentpress.latents import EmbeddingLatents
+    from latentpress.latents import Latents
     from latentpress.press import Press
 
 
@@ -32,10 +32,10 @@ class Compressions:
 
     def __init__(self, press: Press, sizes: Sequence[Size]) -> None:
         self.press, self.sizes = press, list(sizes)
-        self._made: dict[str, dict[Size, EmbeddingLatents]] = {}
+        self._made: dict[str, dict[Size, Latents]] = {}
         self._replies: dict[str, Reply] = {}
 
-    def at(self, size: Size, documents: Sequence[str]) -> list[EmbeddingLatents]:
+    def at(self, size: Size, documents: Sequence[str]) -> list[Latents]:
         """Latents of documents at a size."""
         if not all(document in self._made for document in documents):
             made = self.press.compress_at(documents, [_wanted(one) for one in self.sizes])
@@ -140,16 +140,16 @@ class PressSystem(System):
             )
         ]
 
-    def hold(self, question: Question) -> list[EmbeddingLatents]:
+    def hold(self, question: Question) -> list[Latents]:
         """See `Timed.hold`: the latents."""
         (made,) = self.press.compress_at(question.contexts, [_wanted(self.size)])
         return made
 
-    def prompt(self, held: list[EmbeddingLatents], question: Question) -> tuple[Backbone, Prompt]:
+    def prompt(self, held: list[Latents], question: Question) -> tuple[Backbone, Prompt]:
         """See `Timed.prompt`."""
         return self.press.model.decoder, self.press.prompt(held, question.question)
 
-    def kept_of(self, held: list[EmbeddingLatents]) -> int:
+    def kept_of(self, held: list[Latents]) -> int:
         """See `Timed.kept_of`."""
         return sum(map(len, held))
 
@@ -158,7 +158,7 @@ def _wanted(size: Size) -> WantedSize:
     return WantedSize(ratio=size.ratio, length=size.length, scale=size.scale)
 
 
-def _key(contexts: Sequence[EmbeddingLatents], question: str, max_new_tokens: int) -> str:
+def _key(contexts: Sequence[Latents], question: str, max_new_tokens: int) -> str:
     """All that an answer of a press depends on: its documents' vectors and the question."""
     import torch
 
@@ -191,7 +191,7 @@ def check_size(press: Press, size: Size) -> None:
         )
 
 
-def stored_bytes(latents: EmbeddingLatents) -> int:
+def stored_bytes(latents: Latents) -> int:
     """Bytes of the tensors that a latents file holds: vectors and spans, without its header of about a kilobyte."""
     tensors = (latents.vectors, latents.token_spans, latents.char_spans)
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
