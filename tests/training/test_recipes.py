@@ -320,7 +320,8 @@ def test_mistakes_are_named_with_what_is_valid(override: str, message: str) -> N
 
 def test_an_unknown_recipe_is_named_with_the_known_ones() -> None:
     with pytest.raises(
-        InputError, match="recipe 'fast' is unknown; choose one of semidynamic, last-tokens, compression-tokens, "
+        InputError,
+        match="recipe 'fast' is unknown; choose one of semidynamic, semidynamic-kv, last-tokens, compression-tokens, ",
     ):
         make_recipe("fast")
 

@@ -67,7 +67,7 @@ def semidynamic_kv() -> Recipe:
         candidates=(1, 2, 4, 8, 16, 32),
         residual="none",
         steps=2000,
-        tokens_per_step=1000,
+        tokens_per_step=700,
         max_context_tokens=512,
         multi_document=0.05,
         long_documents=0.03,
@@ -78,8 +78,9 @@ def semidynamic_kv() -> Recipe:
             RatioPhase(start=0.0, weights=(6.0, 6.0, 6.0, 2.0, 0.0, 0.0)),
             RatioPhase(start=0.05, weights=(8.0, 16.0, 28.0, 24.0, 16.0, 8.0)),
         ),
-        learning_rate=1e-3,
-        other_learning_rate=1e-2,
+        learning_rate=1.5e-3,
+        other_learning_rate=1e-3,
+        ratio_loss=0.1,  # a head that jumps about takes the whole of a clipped step
         warmup_steps=30,
         log_every=20,
         eval_every=250,
@@ -88,7 +89,6 @@ def semidynamic_kv() -> Recipe:
         dev_rows=32,
         dev_ratios=(4, 16),
         f1_questions=48,
-        f1_ratio=4,
     )
 
 
