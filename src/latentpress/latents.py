@@ -169,12 +169,10 @@ class Latents:
     @classmethod
     def _of_kind(cls, name: Any) -> type[Self]:
         """This class, or the one of its kinds that a file names."""
-        kinds = [cls, *cls.__subclasses__()]
-        found = next((one for one in kinds if name and one.kind == name), None)
-        if found is None:
-            listed = " or ".join(repr(one.kind) for one in kinds if one.kind)
-            raise LatentsError(f"it holds latents of kind {name!r} instead of {listed}")
-        return found
+        kinds = {one.kind: one for one in _KINDS if issubclass(one, cls)}
+        if not isinstance(name, str) or name not in kinds:
+            raise LatentsError(f"it holds latents of kind {name!r} instead of {' or '.join(map(repr, kinds))}")
+        return kinds[name]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
@@ -193,6 +191,9 @@ class KVLatents(Latents):
     """
 
     kind: ClassVar[str] = "key-value"
+
+
+_KINDS: tuple[type[Latents], ...] = (EmbeddingLatents, KVLatents)
 
 
 def total_ratio(latents: Sequence[Latents]) -> float:
