@@ -7,7 +7,7 @@ output.py      where text, JSON and progress go
 documents.py   files, folders and JSON lines -> texts
 jobs.py        which documents are still to be compressed, and what became of each
 comparison.py what `eval` does between its options and its report
-ask.py  compress.py  inspect.py  synth.py  label.py  train.py  eval.py  analyze.py  info.py  doctor.py
+ask.py  average.py  compress.py  inspect.py  synth.py  label.py  train.py  eval.py  analyze.py  info.py  doctor.py
 """
 
 from collections.abc import Sequence
@@ -39,6 +39,7 @@ def _app() -> typer.Typer:
     # Imported here: up there, functions would take the names of their modules.
     from latentpress.cli.analyze import app as analysis
     from latentpress.cli.ask import ask
+    from latentpress.cli.average import average
     from latentpress.cli.compress import compress
     from latentpress.cli.doctor import doctor
     from latentpress.cli.eval import app as comparison
@@ -55,7 +56,7 @@ def _app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback(invoke_without_command=True)(_options)
-    for verb in (ask, compress, inspect, train, synth, info, doctor):
+    for verb in (ask, compress, inspect, train, average, synth, info, doctor):
         app.command()(verb)
     app.add_typer(labels, name="label")
     app.add_typer(comparison, name="eval")
