@@ -11,13 +11,13 @@ import pytest
 import latentpress
 from latentpress.base_model import DEFAULT_BASE, base_folder
 from latentpress.evaluation.metrics import f1
-from latentpress.latents import EmbeddingLatents
+from latentpress.latents import Latents
 from latentpress.press import Press
 
 pytestmark = pytest.mark.slow
 
 SELECTOR = "semidynamic-smollm2-135m"
-NAMES = (SELECTOR, "comprexit-smollm2-135m")
+NAMES = (SELECTOR, "comprexit-smollm2-135m", "semidynamic-kv-smollm2-135m")
 SAMPLES = Path(__file__).parent / "samples" / "squad_sample.jsonl"
 QUESTIONS = 40
 # Beginning of a document of the samples, question, and the answer that its latents at ratio 4 must hold.
@@ -52,7 +52,7 @@ def press(request: pytest.FixtureRequest) -> Press:
 
 
 @pytest.fixture(scope="module")
-def asked(press: Press) -> list[tuple[EmbeddingLatents, EmbeddingLatents, str, list[str]]]:
+def asked(press: Press) -> list[tuple[Latents, Latents, str, list[str]]]:
     """Latents at ratio 4, those of another document, question and answers; at most two questions a document."""
     records = [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()]
     latents = press.compress([record["context"] for record in records], ratio=4)
@@ -71,7 +71,7 @@ def mean_f1(answers: list[str], references: list[list[str]]) -> float:
 
 
 def test_answers_come_from_the_document_that_was_pressed(
-    press: Press, asked: list[tuple[EmbeddingLatents, EmbeddingLatents, str, list[str]]]
+    press: Press, asked: list[tuple[Latents, Latents, str, list[str]]]
 ) -> None:
     """The same questions asked about the latents of another document are answered far worse."""
     own, others, questions, references = (list(column) for column in zip(*asked, strict=True))
@@ -82,7 +82,7 @@ def test_answers_come_from_the_document_that_was_pressed(
 
 
 def test_a_batch_answers_as_one_at_a_time_does_in_bfloat16(
-    press: Press, asked: list[tuple[EmbeddingLatents, EmbeddingLatents, str, list[str]]]
+    press: Press, asked: list[tuple[Latents, Latents, str, list[str]]]
 ) -> None:
     latents, _, questions, _ = (list(column) for column in zip(*asked[:20], strict=True))
     together = press.ask_many(latents, questions, max_new_tokens=16)
@@ -91,8 +91,9 @@ def test_a_batch_answers_as_one_at_a_time_does_in_bfloat16(
     assert same >= 0.99 * len(questions)
 
 
-def test_the_selector_chooses_among_its_candidates() -> None:
-    press = load(SELECTOR, "bfloat16")
+@pytest.mark.parametrize("name", [SELECTOR, "semidynamic-kv-smollm2-135m"])
+def test_the_selector_chooses_among_its_candidates(name: str) -> None:
+    press = load(name, "bfloat16")
     records = [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()[:8]]
     for latents in press.compress([record["context"] for record in records]):
         assert {window.ratio for window in latents.windows} <= {*map(float, press.config.candidates)}
