@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from benchmarks.documents import QUESTION, nearest_ratio, text_of
 from benchmarks.results import Report, Result, Settings, Side
 from benchmarks.work import compress_work, forward_work, logits_work
 from latentpress.backbone import Backbone
-from latentpress.decoder.generate import embed_pieces
+from latentpress.decoder.generate import Prompt, embed_pieces, prompt_of
 from latentpress.decoder.prompt import Piece, ask_messages, render, split_at_last_slot
 from latentpress.evaluation.systems.timed import write_answer
 from latentpress.evaluation.timing import Side as Action
@@ -57,22 +56,25 @@ class Asker:
         began = time.perf_counter()
         ids = list(tokenize(self._tokenizer, text).ids)
         pieces = [piece if isinstance(piece, list) else ids for piece in self.opening()]
-        return self._answer(self.plain, embed_pieces(self.plain, pieces, []), tokens, began)[0]
+        return self._answer(self.plain, embed_pieces(self.plain, [*pieces, self.request()], []), tokens, began)[0]
 
     def latents(self, latents: Latents, tokens: int, began: float) -> dict[str, float]:
         """Reads latents, then answers; returns seconds to the first token since `began`."""
         decoder = self.press.model.decoder
-        return self._answer(decoder, embed_pieces(decoder, self.opening(), [latents.vectors]), tokens, began)[0]
+        return self._answer(
+            decoder, prompt_of(decoder, [*self.opening(), self.request()], [latents.vectors]), tokens, began
+        )[0]
 
     def tokens(self, latents: Latents, tokens: int) -> list[int]:
         """The answer from latents."""
         decoder = self.press.model.decoder
-        return self._answer(decoder, embed_pieces(decoder, self.opening(), [latents.vectors]), tokens, 0.0)[1]
+        return self._answer(
+            decoder, prompt_of(decoder, [*self.opening(), self.request()], [latents.vectors]), tokens, 0.0
+        )[1]
 
     def _answer(
-        self, backbone: Backbone, context: Tensor, tokens: int, began: float
+        self, backbone: Backbone, prompt: Prompt, tokens: int, began: float
     ) -> tuple[dict[str, float], list[int]]:
-        prompt = torch.cat((context, embed_pieces(backbone, [self.request()], [])))
         first, written = write_answer(backbone, prompt, tokens, began)
         return {"first token": first}, written
 

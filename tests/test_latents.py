@@ -470,5 +470,7 @@ def test_a_file_says_its_kind_and_is_read_as_that(tmp_path: Path) -> None:
     rewrite(tmp_path / "k", lambda header: header.update(kind="words"))
     with pytest.raises(LatentsError, match="kind 'words' instead of 'embedding' or 'key-value'"):
         Latents.load(tmp_path / "k")
+    with pytest.raises(LatentsError, match="make one of those"):
+        Latents(**{field.name: getattr(embeddings, field.name) for field in dataclasses.fields(embeddings)})
     assert repr(entries).startswith("KVLatents(6 latents of 19 tokens")
     assert type(entries.to(dtype=torch.bfloat16)) is KVLatents

@@ -185,7 +185,13 @@ class Backbone(nn.Module):
         assert self.turning is not None, "a backbone that latents are cache entries of"
         taken = Taken()
         states = self(embeddings, dataclasses.replace(layout, taken=taken))
-        return self.turning.entries(taken, layout.positions), states
+        assert len(taken.keys) == self.turning.layers, "a key of every layer"
+        entries = self.turning.entries(taken, layout.positions)
+        if states.requires_grad:
+            # FSDP gathers a layer's weights for the way back where its output has a gradient, as the last layer's has
+            # not unless a head reads it.
+            entries = entries + (states.sum() * 0.0).to(entries.dtype)
+        return entries, states
 
     def _run(self, embeddings: Tensor, layout: Layout, **outputs: bool) -> Any:
         return self.body(

@@ -100,6 +100,8 @@ class Latents:
 
     def __post_init__(self) -> None:
         """Raises LatentsError when shapes, spans, windows or provenance contradict each other."""
+        if not self.kind:
+            raise LatentsError("Latents is the parent of EmbeddingLatents and KVLatents; make one of those")
         _check_tensors(self)
         _check_windows(self)
         _check_provenance(self)

@@ -10,7 +10,6 @@ Shape letters: N tokens of a packed row, M latents, L layers, K key/value heads,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,20 +21,31 @@ from latentpress.errors import BaseModelError
 _TURNED = {f"{name}ForCausalLM" for name in ("Llama", "Qwen2", "Qwen3", "Mistral")}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Memory:
-    """Keys and values that stand among those of a packed row without being computed in it."""
+    """Keys and values that stand among those of a packed row without being computed in it.
 
-    keys: tuple[Tensor, ...]
-    """Of each layer, at their positions, `[K, M, D]`."""
-    values: tuple[Tensor, ...]
-    """Of each layer, `[K, M, D]`."""
-    order: Tensor
-    """For every key of the row, sequence by sequence: its index among those of the tokens and then those, `[N + M]`."""
-    counts: tuple[int, ...]
-    """Keys of each sequence, tokens and latents."""
-    positions: Tensor
-    """Position id of every key of the row, `[N + M]`."""
+    No dataclass, for the reason that `Taken` is none.
+
+    Args:
+        keys: of each layer, at their positions, `[K, M, D]`.
+        values: of each layer, `[K, M, D]`.
+        order: for each key of the row, its index in `cat(keys of tokens, keys of latents)`, `[N + M]`.
+        counts: keys of each sequence, tokens and latents.
+        positions: position id of every key of the row, `[N + M]`.
+    """
+
+    __slots__ = ("counts", "keys", "order", "positions", "values")
+
+    def __init__(
+        self,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        order: Tensor,
+        counts: tuple[int, ...],
+        positions: Tensor,
+    ) -> None:
+        self.keys, self.values = tuple(keys), tuple(values)
+        self.order, self.counts, self.positions = order, counts, positions
 
     def beside(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values `[K, N, D]` of a row's tokens with the latents' among them, `[K, N + M, D]`."""
@@ -44,14 +54,19 @@ class Memory:
         return keys, values
 
 
-@dataclass(slots=True, eq=False)
 class Taken:
-    """Keys and values of a pass, as attention has them, for each layer in turn."""
+    """Keys and values of a pass, as attention has them, for each layer in turn.
 
-    keys: list[Tensor] = field(default_factory=list)
-    """`[K, N, D]` each, turned to their positions."""
-    values: list[Tensor] = field(default_factory=list)
-    """`[K, N, D]` each."""
+    No dataclass: FSDP gives each layer a copy of those that hold tensors with a gradient.
+    """
+
+    __slots__ = ("keys", "values")
+
+    def __init__(self) -> None:
+        self.keys: list[Tensor] = []
+        """`[K, N, D]` each, turned to their positions."""
+        self.values: list[Tensor] = []
+        """`[K, N, D]` each."""
 
     def take(self, key: Tensor, value: Tensor) -> None:
         """Adds those of the next layer."""

@@ -84,7 +84,8 @@ class Encoded:
     parts: tuple[tuple[int, ...], ...]
     """Tokens of each part of each text; a part has a size of its own."""
     states: Tensor
-    """States of their tokens, `[T1 + T2 + ..., De]`; with a leading axis of layers for a compressor that reads all."""
+    """States of their tokens, `[T1 + T2 + ..., De]`; with a leading axis of layers for a compressor that reads all, and
+    keys and values `[T1 + T2 + ..., W]` for one that reads these."""
     added: Added
     """States of what the compressor had the encoder read behind each text."""
     log2_ratios: Tensor | None

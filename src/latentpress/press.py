@@ -264,7 +264,12 @@ class Press(FullText):
         return self._reader.answer_many(prompts, latents, sampling, batch_size)
 
     def prompt(self, context: Context, question: str) -> Prompt:
-        """The whole prompt that `ask` reads; arguments and errors are those of `ask`."""
+        """The whole prompt that `ask` reads; arguments and errors are those of `ask`.
+
+        Returns:
+            Input embeddings `[T, D]`; where latents are cache entries a `Parted`, with these between the embeddings of
+            the tokens, which `latentpress.decoder.generate.prefill` reads as it does a tensor.
+        """
         request = self._reader.request(question)
         (latents,) = self._open([context])
         return self._reader.embed(self._prompt(latents, request), latents)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,9 @@ from latentpress.data.rows import Example, ExampleMaker
 from latentpress.decoder.generate import Parted, prefill, prompt_of
 from latentpress.decoder.prompt import Slot
 from latentpress.errors import BaseModelError, PressError
+from latentpress.latents import KVLatents, Latents
+from latentpress.lora import LoraSettings
+from latentpress.press import Press
 from latentpress.training.checkpoint import trained
 from latentpress.training.objective import document_latents, row_loss
 from latentpress.training.packing import pack
@@ -237,8 +241,37 @@ def test_bases_whose_keys_cannot_be_turned_are_refused(tiny_tokenizer: Any) -> N
 
 
 @pytest.mark.parametrize(
-    "changes", [{"encoder_layers": 2}, {"residual": "mean"}, {"prompt_vectors": 2}], ids=lambda one: next(iter(one))
+    "changes",
+    [{"encoder_layers": 2}, {"residual": "mean"}, {"prompt_vectors": 2}, {"encoder_lora": LoraSettings()}],
+    ids=lambda one: next(iter(one)),
 )
 def test_what_needs_an_encoder_of_its_own_is_refused(tiny_base: Base, changes: dict[str, Any]) -> None:
     with pytest.raises(PressError, match=f"kv-pooling.*{next(iter(changes))}"):
         make_model(kv_config(tiny_base, **changes), tiny_base)
+
+
+def test_every_size_has_a_gradient_for_all_that_is_trained(model: PressModel, tiny_base: Base) -> None:
+    """Several processes wait for the gradient of each parameter, whatever ratio a step has."""
+    for size in (Ratio(1), Ratio(4)):
+        model.zero_grad(set_to_none=True)
+        result = row_loss(model.train(), rows(tiny_base), size)
+        (result.lm + result.ratio).backward()
+        assert [name for name, p in trained(model).items() if p.grad is None] == []
+
+
+def test_a_press_of_entries_keeps_sessions_apart_and_reads_them_again_from_a_file(
+    model: PressModel, tiny_base: Base, tmp_path: Path
+) -> None:
+    press = Press(model, tiny_base, None, "ab")
+    latents = press.compress(list(TEXTS), ratio=2)
+    session = press.session(latents[:2])
+    questions = ["who?", "where was it signed?"]
+    expected = [press.ask(latents[:2], question, max_new_tokens=5) for question in questions]
+    assert [session.ask(question, max_new_tokens=5) for question in questions] == expected
+    assert "".join(session.ask(questions[0], max_new_tokens=5, stream=True)) == expected[0]
+    latents[0].save(tmp_path / "a")
+    loaded = Latents.load(tmp_path / "a")
+    assert isinstance(loaded, KVLatents)
+    assert press.ask([loaded, latents[1]], questions[1], max_new_tokens=5) == expected[1]
+    content = ["One: ", latents[0], " Two: ", loaded, " Who?"]
+    assert isinstance(press.chat([{"role": "user", "content": content}], max_new_tokens=3), str)

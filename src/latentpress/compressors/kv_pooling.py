@@ -2,9 +2,9 @@
 
 The text is read by the decoder itself, as far as its weights and its adapter go; what it would keep of each token, a
 key and a value a layer and head, is pooled over each window and read in place of the window's own. At ratio 1 that is
-the full text. The windows are those of mean pooling (arXiv 2603.25926, figure 1); what is pooled are not the last
-layer's states on their way into the decoder's input, but all layers' on their way into its attention, so a decoder can
-read them before it has learned to (docs/compressors/kv-pooling.md).
+the full text, each encoder window of it read alone. The windows are those of mean pooling (arXiv 2603.25926, figure 1);
+what is pooled are not the last layer's states on their way into the decoder's input, but all layers' on their way into
+its attention (docs/compressors/kv-pooling.md).
 """
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ class KvPooling(Compressor):
         """See `Compressor.extract`; `states` are entries `[T1 + T2 + ..., W]`, and so are the latents."""
         index, counts, spans = window_index(lengths, sizes, states.device)
         if len(spans) == len(states):  # a token each: weights of one are 1, and log2 1 is 0
-            return Extracted(vectors=states, counts=counts, spans=spans)
+            vectors = states
+            if self.weight is not None and self.size is not None and torch.is_grad_enabled():
+                # Part of the graph all the same: every step has a gradient for them, as several processes expect.
+                vectors = states + (0.0 * (self.weight.sum() + self.size.sum())).to(states.dtype)
+            return Extracted(vectors=vectors, counts=counts, spans=spans)
         exact = torch.promote_types(states.dtype, torch.float32)
         entries = states.view(len(states), *self._shape)
         tokens = (spans[:, 1] - spans[:, 0]).to(exact)

@@ -55,7 +55,7 @@ def semidynamic() -> Recipe:
 def semidynamic_kv() -> Recipe:
     """The selector over pooled cache entries: one adapter reads the text, makes its latents, and answers from them.
 
-    At ratio 1, which is trained too, it is a reader of the full text.
+    At ratio 1, which is trained too, it is a reader of the text, window by window.
     """
     return Recipe(
         recipe="semidynamic-kv",
