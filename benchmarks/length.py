@@ -153,4 +153,4 @@ def _least_bytes(press: Press, length: int, ratio: int) -> int:
 def _kept_bytes(press: Press, length: int, ratio: int) -> int:
     """Latents with their spans, and the token ids as 64-bit numbers; the text was there before."""
     latents = -(-length // ratio)
-    return latents * (press.base.width * press.model.decoder.dtype.itemsize + 4 * 8) + length * 8
+    return latents * (press.model.latent_width * press.model.decoder.dtype.itemsize + 4 * 8) + length * 8

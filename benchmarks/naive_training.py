@@ -47,10 +47,13 @@ def padded_loss(model: PressModel, examples: Sequence[Example], size: Size) -> T
     """The same in a padded batch; every example has one document of one window.
 
     Raises:
-        ValueError: one has more.
+        ValueError: one has more, there is no encoder, or latents are cache entries.
     """
-    if model.encoder is None or any(len(example.windows) != 1 for example in examples):
-        raise ValueError("the padded batch is written for an encoder and one window an example")
+    one_window = all(len(example.windows) == 1 for example in examples)
+    if model.encoder is None or model.decoder.rotation is not None or not one_window:
+        raise ValueError(
+            "the padded batch is written for an encoder, latents that are input embeddings, and one window an example"
+        )
     device = model.decoder.device
     texts = [torch.tensor((*example.windows[0], model.eos), device=device) for example in examples]
     states = _padded_pass(model.encoder, [model.encoder.embed(text) for text in texts], model.compressor.visibility)

@@ -15,7 +15,7 @@ from benchmarks import child
 from benchmarks.documents import nearest_ratio
 from benchmarks.naive_training import one_question_each, padded_loss, padding_free_loss
 from benchmarks.results import Report, Result, Settings, Side, Target
-from benchmarks.work import Work, backward_work, kept_bytes, latents_work, logits_work, weight_bytes
+from benchmarks.work import Work, backward_work, kept_bytes, latents_work, logits_work, row_work, weight_bytes
 from latentpress.checkpoints.config import PressConfig
 from latentpress.compressors import Ratio, Size
 from latentpress.data.records import read_records
@@ -216,12 +216,8 @@ def step_work(
     """Work of a step, and least bytes kept for its backward pass; padding counts as work of the padded way."""
     encoder, rows = model.encoder, (examples if name == PACKED else one_question_each(examples))
     contexts = [example.tokens + 1 for example in rows]
-    prefixes = [sum(len(p) if isinstance(p, list) else -(-row.tokens // ratio) for p in row.prefix) for row in rows]
-    branches = [[len(branch.ids) for branch in row.branches] for row in rows]
-    lengths = [prefix + sum(own) for prefix, own in zip(prefixes, branches, strict=True)]
-    pairs = sum(
-        p * (p + 1) / 2 + sum(n * p + n * (n + 1) / 2 for n in own) for p, own in zip(prefixes, branches, strict=True)
-    )
+    read = [row_work(model, row, -(-row.tokens // ratio)) for row in rows]
+    lengths, pairs = [tokens for tokens, _ in read], sum(pairs for _, pairs in read)
     if name == PADDED:
         contexts, lengths = [max(contexts)] * len(rows), [max(lengths)] * len(rows)
         pairs = len(rows) * lengths[0] * (lengths[0] + 1) / 2

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from latentpress.backbone import Backbone
+from latentpress.data.rows import Example
 from latentpress.lora import LoraLinear
 from latentpress.model import PressModel
 from latentpress.tokens import equal_windows
@@ -138,6 +139,29 @@ def logits_work(backbone: Backbone, positions: int, vocabulary: int, *, backward
     weights = vocabulary * backbone.width
     passes = 2 if backward else 1
     return Work(passes * 2 * positions * weights, passes * backbone.dtype.itemsize * weights)
+
+
+def row_work(model: PressModel, example: Example, latents: int) -> tuple[int, float]:
+    """Tokens that a decoder reads of a training row, and (query, key) pairs that see each other.
+
+    Latents that are input embeddings are read as tokens are, those that are cache entries are keys and no queries.
+
+    Args:
+        model: the press.
+        example: the row.
+        latents: of all its documents; counted as if they stood where those of the first one stand.
+    """
+    tokens, pairs, keys = 0, 0.0, 0
+    for piece in example.prefix:
+        if isinstance(piece, list):
+            n, queries = len(piece), True
+        else:
+            n, latents, queries = latents, 0, model.decoder.rotation is None
+        if queries:
+            tokens, pairs = tokens + n, pairs + n * keys + n * (n + 1) / 2
+        keys += n
+    branches = [len(branch.ids) for branch in example.branches]
+    return tokens + sum(branches), pairs + sum(n * keys + n * (n + 1) / 2 for n in branches)
 
 
 def latents_work(model: PressModel, latents: int) -> Work:

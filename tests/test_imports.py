@@ -16,7 +16,7 @@ PACKAGE = Path(latentpress.__file__).parent
 # From the text to the user: a module may import from its own line and the lines above it, never from one below.
 LAYERS = (
     ("errors",),
-    ("paths", "files", "branches", "memory"),
+    ("paths", "files", "branches", "cache_entries"),
     ("base_model", "tokens", "latents", "attention", "lora"),
     ("backbone",),
     ("windows", "ratios", "compressors", "arguments", "decoder", "residual"),

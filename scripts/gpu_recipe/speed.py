@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from benchmarks.work import backward_work, forward_work, latents_work, logits_work
+from benchmarks.work import backward_work, forward_work, latents_work, logits_work, row_work
 from latentpress.compressors import Size
 from latentpress.data.rows import Example
 from latentpress.model import PressModel
@@ -97,11 +97,8 @@ def operations(model: PressModel, examples: Sequence[Example], size: Size, *, im
         return work.operations
     tokens, pairs = 0, 0.0
     for example in examples:
-        shared = sum(len(piece) for piece in example.prefix if isinstance(piece, list))
-        shared += latents_of(model, [example], size)
-        branches = [len(branch.ids) for branch in example.branches]
-        tokens += shared + sum(branches)
-        pairs += shared * (shared + 1) / 2 + sum(n * shared + n * (n + 1) / 2 for n in branches)
+        read, seen = row_work(model, example, latents_of(model, [example], size))
+        tokens, pairs = tokens + read, pairs + seen
     work = work + backward_work(model.decoder, tokens, pairs)
     vocabulary = model.decoder.body.config.vocab_size
     labels = sum(example.labels for example in examples)

@@ -24,8 +24,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from latentpress.branches import BranchedAttention, Branches, Chunk
+from latentpress.cache_entries import CapturedEntries, PlacedEntries
 from latentpress.errors import InputError
-from latentpress.memory import Memory, Taken
 
 PACKED = "latentpress_packed"
 Visibility = Literal["bidirectional", "causal"]
@@ -142,9 +142,9 @@ class Layout:
     """Keys and values that came before; extended by the pass."""
     backend: Backend = "auto"
     """`eager` (matrix products), `sdpa` (PyTorch's fused attention), or what is fastest for what is seen."""
-    memory: Memory | None = None
+    placed: PlacedEntries | None = None
     """Keys and values that stand among those of the row; for training, where there is no cache."""
-    taken: Taken | None = None
+    captured: CapturedEntries | None = None
     """Given the keys and values of every layer."""
     _additive: dict[Any, Tensor | None] = field(default_factory=dict)
     _chunks: dict[int | None, list[list[Chunk]]] = field(default_factory=dict)
@@ -158,7 +158,7 @@ class Layout:
     @property
     def keys(self) -> tuple[int, ...]:
         """Number of keys of each sequence, those of a cache not counted."""
-        return self.lengths if self.memory is None else self.memory.counts
+        return self.lengths if self.placed is None else self.placed.counts
 
     def additive(
         self, index: int, keys: Tensor, queries: Tensor, window: int | None, dtype: torch.dtype
@@ -348,10 +348,10 @@ def packed_attention(
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q, k, v = query[0], key[0], value[0]
-    if layout.taken is not None:
-        layout.taken.take(k, v)
-    if layout.memory is not None:
-        k, v = layout.memory.beside(int(module.layer_idx), k, v)  # type: ignore[arg-type]
+    if layout.captured is not None:
+        layout.captured.take(k, v)
+    if layout.placed is not None:
+        k, v = layout.placed.beside(int(module.layer_idx), k, v)  # type: ignore[arg-type]
     by_chunks = layout.backend == "auto" and q.device.type == "cpu" and layout.cache is None and softcap is None
     if by_chunks and (chunks := layout.chunks(sliding_window)):
         counts = list(zip(layout.lengths, layout.keys, strict=True))
@@ -362,10 +362,11 @@ def packed_attention(
         layout.backend == "auto" and q.device.type == "cpu" and longest <= _EAGER_TOKENS and layout.cache is None
     )
     queries = layout.positions.split(layout.lengths)
-    if eager and layout.cache is None and layout.memory is None and softcap is None:
+    if eager and layout.cache is None and layout.placed is None and softcap is None:
         masks = [layout.additive(i, at, at, sliding_window, q.dtype) for i, at in enumerate(queries)]
         out = _EagerAttention.apply(q, k, v, layout.lengths, masks, scale)  # type: ignore[no-untyped-call]
         return out.transpose(0, 1)[None].contiguous(), None
+    keys = queries if layout.placed is None else layout.placed.positions.split(layout.keys)
     parts = []
     fused = softcap is None and not eager
     for i, (a, b, c) in enumerate(
@@ -373,7 +374,7 @@ def packed_attention(
     ):
         if not layout.lengths[i]:
             continue  # a prompt of a batch that has nothing more to be read
-        at = queries[i] if layout.memory is None else layout.memory.positions.split(layout.keys)[i]
+        at = keys[i]
         if layout.cache is not None:
             b, c, at = layout.cache.extend(int(module.layer_idx), i, b, c, at)  # type: ignore[arg-type]
         causal = fused and layout.plainly_causal(b.shape[1], a.shape[1], sliding_window)

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from latentpress.attention import PACKED, Layout
+from latentpress.cache_entries import CapturedEntries, KeyRotation
 from latentpress.errors import BaseModelError
 from latentpress.lora import LoraSettings, add_lora
-from latentpress.memory import Taken, Turning
 
 # RMSNorm classes that compute weight * x / rms(x), with no offset on the weight.
 _PLAIN_RMS_NORMS = {"LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "MistralRMSNorm"}
@@ -83,7 +83,7 @@ class Backbone(nn.Module):
         lora: adapter of every linear layer, none if None.
         prompt_vectors: learned input embeddings before the first document of a prompt (prompt tuning), none if 0. They
             start as those of random vocabulary entries.
-        entries: whether latents are read as cache entries (`latentpress.memory`), not as input embeddings.
+        entries: whether latents are read as cache entries (`latentpress.cache_entries`), not as input embeddings.
 
     Raises:
         BaseModelError: layers that the model does not have, nothing to adapt, or keys that no latent can stand among.
@@ -122,7 +122,7 @@ class Backbone(nn.Module):
                 layer.attention_dropout = 0.0
         self.body = body
         object.__setattr__(self, "_head", model.get_output_embeddings())
-        self.turning = Turning(body, model.config, type(model).__name__) if entries else None
+        self.rotation = KeyRotation(body, model.config, type(model).__name__) if entries else None
         self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
         self.width: int = model.config.hidden_size
         self.depth = len(body.layers)
@@ -180,13 +180,13 @@ class Backbone(nn.Module):
             layout: sequences, positions and visibility of the row.
 
         Returns:
-            Keys and values without their positions, `[N, W]` (see `latentpress.memory`), and `[N, D]` final states.
+            Keys and values without their positions, `[N, W]` (see `latentpress.cache_entries`), and final states
+            `[N, D]`.
         """
-        assert self.turning is not None, "a backbone that latents are cache entries of"
-        taken = Taken()
-        states = self(embeddings, dataclasses.replace(layout, taken=taken))
-        assert len(taken.keys) == self.turning.layers, "a key of every layer"
-        entries = self.turning.entries(taken, layout.positions)
+        assert self.rotation is not None, "a backbone that latents are cache entries of"
+        captured = CapturedEntries(self.rotation, layout.positions)
+        states = self(embeddings, dataclasses.replace(layout, captured=captured))
+        entries = captured.entries()
         if states.requires_grad:
             # FSDP gathers a layer's weights for the way back where its output has a gradient, as the last layer's has
             # not unless a head reads it.

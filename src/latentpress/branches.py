@@ -6,8 +6,8 @@ in chunks of neighbours, each against the keys in front of it and its own, so th
 and the scores of a chunk stay in the caches (docs/experiments.md). `packed_attention` does so on a CPU where nothing
 else hides a key; elsewhere the same is said by a mask.
 
-Keys without queries (`latentpress.memory`) may stand inside the prefix: latents that are cache entries. What follows
-them sees them.
+Keys without queries (`latentpress.cache_entries`) may stand inside the prefix: latents that are cache entries. What
+follows them sees them.
 
 Shape letters as in `latentpress.attention`: T tokens of a sequence, C its keys, H query heads, K key/value heads, D
 head width; t tokens of a chunk, c keys that it is compared with.

@@ -189,7 +189,7 @@ class KVLatents(Latents):
     """Latents that are entries of the decoder's key/value cache: D is 2 x layers x key/value heads x head width.
 
     Of each layer in turn, and in it of each head, the key without its position and then the value; see
-    `latentpress.memory`.
+    `latentpress.cache_entries`.
     """
 
     kind: ClassVar[str] = "key-value"

@@ -128,7 +128,7 @@ class PressModel(nn.Module):
             width=source.width,
             layers=layers + 1,
             out=base.width,
-            entry=(1, 1, 2) if self.decoder.turning is None else self.decoder.turning.shape,
+            entry=(1, 1, 2) if self.decoder.rotation is None else self.decoder.rotation.shape,
             window_tokens=config.window_tokens,
             most=self.policy.most,
         )
@@ -268,7 +268,7 @@ class PressModel(nn.Module):
     @property
     def latent_width(self) -> int:
         """Width of a latent: of the decoder's input embeddings, or of its cache entries."""
-        return self.decoder.width if self.decoder.turning is None else math.prod(self.decoder.turning.shape)
+        return self.decoder.width if self.decoder.rotation is None else math.prod(self.decoder.rotation.shape)
 
     def trees(self) -> dict[str, Backbone]:
         """Module trees over the base weights, by role; an encoder that is the decoder is none of its own."""

@@ -267,8 +267,8 @@ class Press(FullText):
         """The whole prompt that `ask` reads; arguments and errors are those of `ask`.
 
         Returns:
-            Input embeddings `[T, D]`; where latents are cache entries a `Parted`, with these between the embeddings of
-            the tokens, which `latentpress.decoder.generate.prefill` reads as it does a tensor.
+            Input embeddings `[T, D]`; where latents are cache entries a `MixedPrompt`, with these between the
+            embeddings of the tokens, which `latentpress.decoder.generate.prefill` reads as it does a tensor.
         """
         request = self._reader.request(question)
         (latents,) = self._open([context])

@@ -17,7 +17,7 @@ from latentpress.attention import KeyValueCache, Layout
 from latentpress.compressors import Length, Ratio, Size
 from latentpress.data.records import QA, Record
 from latentpress.data.rows import Example, ExampleMaker
-from latentpress.decoder.generate import Parted, prefill, prompt_of
+from latentpress.decoder.generate import MixedPrompt, prefill, prompt_of
 from latentpress.decoder.prompt import Slot
 from latentpress.errors import BaseModelError, PressError
 from latentpress.latents import KVLatents, Latents
@@ -172,10 +172,10 @@ def test_latents_can_be_placed_anywhere(model: PressModel) -> None:
         states = []
         for shift in (0, 17):
             cache = KeyValueCache(1)
-            turning = model.decoder.turning
-            assert turning is not None
+            rotation = model.decoder.rotation
+            assert rotation is not None
             positions = torch.arange(len(latents)) + shift
-            for layer, (key, value) in enumerate(zip(*turning.placed(latents, positions, torch.float32), strict=True)):
+            for layer, (key, value) in enumerate(zip(*rotation.placed(latents, positions, torch.float32), strict=True)):
                 cache.extend(layer, 0, key, value, positions)
             at = torch.arange(len(question)) + len(latents) + shift
             layout = Layout((len(question),), at, "causal", cache)
@@ -188,7 +188,7 @@ def test_a_batch_answers_as_each_prompt_alone_whatever_their_parts(model: PressM
         latents = [model.latents(model.encode([ids]), Ratio(2)).vectors for ids in ([5, 6, 7, 8, 9], [30, 31, 32])]
         pieces = [[[1, 2], Slot(0), [40, 41]], [[1, 2], Slot(0), [4], Slot(1), [50]], [[60, 61, 62]]]
         prompts = [prompt_of(model.decoder, one, latents) for one in pieces]
-        assert [isinstance(one, Parted) for one in prompts] == [True, True, False]
+        assert [isinstance(one, MixedPrompt) for one in prompts] == [True, True, False]
         together = prefill(model.decoder, prompts, KeyValueCache(3))
         alone = torch.cat([prefill(model.decoder, [one], KeyValueCache(1)) for one in prompts])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)

@@ -15,6 +15,7 @@ from scripts import train_gpu, unpack_parts
 from scripts.gpu_recipe.plan import read_plan
 
 STAGES = ("reader", "press", "comprexit")
+CACHE_ENTRIES = {"compressor": "kv-pooling", "residual": "none", "encoder_lora": None, "encoder_layers": None}
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,8 @@ def test_the_plan_that_ships_is_one_that_can_be_trained() -> None:
     assert "qa/dev/squad.jsonl.xz" in plan.files()
 
 
-def test_counted_operations_are_what_pytorch_counts_at_least(tiny_base: Any) -> None:
+@pytest.mark.parametrize("changes", [{}, CACHE_ENTRIES], ids=["embeddings", "cache entries"])
+def test_counted_operations_are_what_pytorch_counts_at_least(tiny_base: Any, changes: dict[str, Any]) -> None:
     from tiny import config_for, make_model
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -150,7 +152,7 @@ def test_counted_operations_are_what_pytorch_counts_at_least(tiny_base: Any) -> 
     from latentpress.training.objective import row_loss
     from scripts.gpu_recipe.speed import operations
 
-    config = config_for(tiny_base)
+    config = config_for(tiny_base, **changes)
     model = make_model(config, tiny_base).train()
     maker = ExampleMaker(tiny_base.tokenizer, config.prompt, config.window_tokens)
     record = Record(

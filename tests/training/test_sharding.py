@@ -99,6 +99,27 @@ def test_a_frozen_base_whose_layers_are_all_read_is_shared_out(train: Train, tmp
     assert {name: tensor.shape for name, tensor in presses[0].items()} == {k: v.shape for k, v in presses[1].items()}
 
 
+@pytest.mark.parametrize("environment", [SHARED_OUT, {}], ids=["shared out", "copied"])
+def test_latents_that_are_cache_entries_are_learned_alike_by_two_processes(
+    train: Train, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    settings: dict[str, Any] = {
+        "steps": 3,
+        "eval_every": 100,
+        "tokens_per_step": 60,
+        "compressor": "kv-pooling",
+        "policy": "fixed",  # no head, which would read the last layer beside the entries
+        "candidates": "1,2,4",  # at ratio 1 nothing is pooled
+        "residual": "none",
+        "encoder_layers": "none",
+        "encoder_lora": "none",
+    }
+    start = functools.partial(train, dropped=("encoder_lora__rank", "encoder_lora__dropout"), **settings)
+    whole = start("whole")
+    assert as_one_training([lambda: start("two")] * 2, **environment) == [0, 0]
+    assert_same_training(tmp_path / "two", whole)
+
+
 def test_what_is_made_ready_computes_the_same_from_the_same_memory(tiny_model: PressModel, tiny_base: Base) -> None:
     ids = list(range(10, 40))
     before = tiny_model.encode([ids]).states

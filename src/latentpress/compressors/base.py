@@ -140,7 +140,7 @@ class Compressor(nn.Module, ABC):
     reads: ClassVar[Reads] = "last"
     """What `extract` takes: the last layer's states, those of all layers (the embedding output first, the last one
     after the final norm), the decoder's input embeddings of the text (there is no encoder then, and no converter), or
-    keys and values of every layer as the decoder itself reads the text (`latentpress.memory`): latents are cache
+    keys and values of every layer as the decoder itself reads the text (`latentpress.cache_entries`): latents are cache
     entries then, and the encoder is the decoder."""
     sizes: ClassVar[tuple[type[Size], ...]] = (Ratio, Length)
     """Kinds of size it can make."""

@@ -64,24 +64,27 @@ class KvPooling(Compressor):
                 # Part of the graph all the same: every step has a gradient for them, as several processes expect.
                 vectors = states + (0.0 * (self.weight.sum() + self.size.sum())).to(states.dtype)
             return Extracted(vectors=vectors, counts=counts, spans=spans)
-        exact = torch.promote_types(states.dtype, torch.float32)
-        entries = states.view(len(states), *self._shape)
-        tokens = (spans[:, 1] - spans[:, 0]).to(exact)
-        share = self._shares(entries, index, len(spans), tokens)
-        pooled = entries.new_zeros(len(spans), *self._shape, dtype=exact)
-        pooled = pooled.index_add(0, index, entries.to(exact) * share[..., None])
-        if self.size is not None:
-            pooled = pooled + tokens.log2()[:, None, None, None] * self.size
-        return Extracted(vectors=pooled.flatten(1).to(states.dtype), counts=counts, spans=spans)
+        tokens = (spans[:, 1] - spans[:, 0]).to(torch.promote_types(states.dtype, torch.float32))
+        # Layer by layer: float32 copies of all layers at once would take several times the memory, and twice the time.
+        layers = states.view(len(states), *self._shape).unbind(1)
+        pooled = [self._pooled(entries, layer, index, tokens).to(states.dtype) for layer, entries in enumerate(layers)]
+        return Extracted(vectors=torch.stack(pooled, 1).flatten(1), counts=counts, spans=spans)
 
-    def _shares(self, entries: Tensor, index: Tensor, windows: int, tokens: Tensor) -> Tensor:
-        """Weight of every token in its window, `[T, L, K]`; those of a window sum to 1."""
-        if self.weight is None:
-            return (1 / tokens)[index][:, None, None].expand(entries.shape[:3])
-        scores = torch.einsum("tlkx,lkx->tlk", entries.to(tokens.dtype), self.weight.to(tokens.dtype))
-        at = index[:, None, None].expand_as(scores)
-        top = scores.new_full((windows, *scores.shape[1:]), -math.inf)
-        top = top.scatter_reduce(0, at, scores.detach(), "amax")
-        raised = (scores - top[index]).exp()
-        total = raised.new_zeros(windows, *scores.shape[1:]).index_add(0, index, raised)
-        return raised / total[index]
+    def _pooled(self, entries: Tensor, layer: int, index: Tensor, tokens: Tensor) -> Tensor:
+        """Latents `[M, K, 2 D]` of the entries `[T, K, 2 D]` of a layer, in the type of `tokens`, `[M]` a window."""
+        entries = entries.to(tokens.dtype)
+        if self.weight is None or self.size is None:
+            share = (1 / tokens)[index][:, None]
+        else:
+            share = _softmax(torch.einsum("tkx,kx->tk", entries, self.weight[layer].to(tokens.dtype)), index, tokens)
+        pooled = entries.new_zeros(len(tokens), *entries.shape[1:]).index_add(0, index, entries * share[..., None])
+        return pooled if self.size is None else pooled + tokens.log2()[:, None, None] * self.size[layer]
+
+
+def _softmax(scores: Tensor, index: Tensor, windows: Tensor) -> Tensor:
+    """Weight of every token in its window, `[T, K]`; those of a window sum to 1."""
+    top = scores.new_full((len(windows), scores.shape[1]), -math.inf)
+    top = top.scatter_reduce(0, index[:, None].expand_as(scores), scores.detach(), "amax")
+    raised = (scores - top[index]).exp()
+    total = raised.new_zeros(len(windows), scores.shape[1]).index_add(0, index, raised)
+    return raised / total[index]

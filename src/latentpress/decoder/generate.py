@@ -44,18 +44,18 @@ class Entries:
     """Latents of a document that are cache entries."""
 
     latents: Tensor
-    """`[M, W]`, see `latentpress.memory`."""
+    """`[M, W]`, see `latentpress.cache_entries`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Parted:
+class MixedPrompt:
     """A prompt in which latents that are cache entries stand between tokens."""
 
     parts: tuple[Tensor | Entries, ...]
     """Input embeddings `[T, D]` and entries, in order."""
 
 
-Prompt = Tensor | Parted
+Prompt = Tensor | MixedPrompt
 """What a decoder reads before it answers: input embeddings `[T, D]`, or these with entries among them."""
 
 
@@ -67,9 +67,9 @@ def prompt_of(backbone: Backbone, pieces: Sequence[Piece], latents: Sequence[Ten
         pieces: tokens and slots.
         latents: of each document, `[M, D]` input embeddings, or `[M, W]` where the backbone reads cache entries.
     """
-    if backbone.turning is None or not any(isinstance(piece, Slot) for piece in pieces):
+    if backbone.rotation is None or not any(isinstance(piece, Slot) for piece in pieces):
         return embed_pieces(backbone, pieces, latents)
-    return Parted(
+    return MixedPrompt(
         tuple(
             Entries(latents[piece.document].to(backbone.device))
             if isinstance(piece, Slot)
@@ -110,7 +110,7 @@ def prefill(backbone: Backbone, prompts: Sequence[Prompt], cache: KeyValueCache)
         Final state of the last token of each prompt, `[B, D]`; zeros for one without a token.
     """
     left: list[list[Tensor | Entries]] = [
-        [*prompt.parts] if isinstance(prompt, Parted) else [prompt] for prompt in prompts
+        [*prompt.parts] if isinstance(prompt, MixedPrompt) else [prompt] for prompt in prompts
     ]
     last = torch.zeros(len(prompts), backbone.width, dtype=backbone.dtype, device=backbone.device)
     while any(left):
@@ -131,10 +131,10 @@ def _next_tokens(backbone: Backbone, parts: list[Tensor | Entries], cache: KeyVa
         part = parts.pop(0)
         if not isinstance(part, Entries):
             return part
-        turning = backbone.turning
-        assert turning is not None
+        rotation = backbone.rotation
+        assert rotation is not None
         positions = torch.arange(len(part.latents), device=backbone.device) + cache.length(sequence)
-        keys, values = turning.placed(part.latents, positions, backbone.dtype)
+        keys, values = rotation.placed(part.latents, positions, backbone.dtype)
         for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
             cache.extend(layer, sequence, key, value, positions)
     return torch.empty(0, backbone.width, dtype=backbone.dtype, device=backbone.device)

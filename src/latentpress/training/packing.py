@@ -10,10 +10,10 @@ from torch import Tensor
 from latentpress.attention import Layout
 from latentpress.backbone import Backbone
 from latentpress.branches import Branches
+from latentpress.cache_entries import place_entries
 from latentpress.data.rows import Example
 from latentpress.decoder.generate import embed_pieces
 from latentpress.decoder.prompt import Piece, Slot
-from latentpress.memory import memory
 
 
 def pack(
@@ -48,9 +48,9 @@ def pack(
         forks.append(fork)
         before = start
     ids_at, there = torch.cat(positions).to(device), None
-    if decoder.turning is not None:
-        there = memory(decoder.turning, held, [fork.places(device) for fork in forks], ids_at, decoder.dtype)
-    layout = Layout(tuple(lengths), ids_at, tuple(forks), memory=there)
+    if decoder.rotation is not None:
+        there = place_entries(decoder.rotation, held, [fork.places(device) for fork in forks], ids_at, decoder.dtype)
+    layout = Layout(tuple(lengths), ids_at, tuple(forks), placed=there)
     return torch.cat(embeddings), layout, torch.tensor(at, device=device), torch.tensor(labels, device=device)
 
 
@@ -62,7 +62,7 @@ def _shared(
     Returns:
         `[T, D]`, and for each such slot the token that it stands before and its document.
     """
-    if decoder.turning is None:
+    if decoder.rotation is None:
         return embed_pieces(decoder, prefix, documents), []
     entries, tokens = [], 0
     for piece in prefix:

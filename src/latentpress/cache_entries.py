@@ -10,7 +10,7 @@ Shape letters: N tokens of a packed row, M latents, L layers, K key/value heads,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,21 @@ from latentpress.errors import BaseModelError
 _TURNED = {f"{name}ForCausalLM" for name in ("Llama", "Qwen2", "Qwen3", "Mistral")}
 
 
-class Memory:
+class Turns(NamedTuple):
+    """What a rotary embedding turns keys by."""
+
+    cos: Tensor
+    """`[N, D]`, float32 or finer."""
+    sin: Tensor
+    """`[N, D]`."""
+    scale: float
+    """Factor that both carry."""
+
+
+class PlacedEntries:
     """Keys and values that stand among those of a packed row without being computed in it.
 
-    No dataclass, for the reason that `Taken` is none.
+    No dataclass, for the reason that `CapturedEntries` is none.
 
     Args:
         keys: of each layer, at their positions, `[K, M, D]`.
@@ -54,27 +65,40 @@ class Memory:
         return keys, values
 
 
-class Taken:
-    """Keys and values of a pass, as attention has them, for each layer in turn.
+class CapturedEntries:
+    """Keys and values of a pass, taken from each layer's attention in turn and freed of their positions.
 
     No dataclass: FSDP gives each layer a copy of those that hold tensors with a gradient.
+
+    Args:
+        rotation: of the model that runs.
+        positions: position id of every token, `[N]`.
     """
 
-    __slots__ = ("keys", "values")
+    __slots__ = ("_layers", "_positions", "_rotation", "_turns")
 
-    def __init__(self) -> None:
-        self.keys: list[Tensor] = []
-        """`[K, N, D]` each, turned to their positions."""
-        self.values: list[Tensor] = []
-        """`[K, N, D]` each."""
+    def __init__(self, rotation: KeyRotation, positions: Tensor) -> None:
+        self._rotation, self._positions = rotation, positions
+        self._turns: Turns | None = None
+        self._layers: list[Tensor] = []
 
     def take(self, key: Tensor, value: Tensor) -> None:
-        """Adds those of the next layer."""
-        self.keys.append(key)
-        self.values.append(value)
+        """Adds those of the next layer, `[K, N, D]` each, the keys turned to their positions.
+
+        Layer by layer, since turned back in float32 all layers at once would take several times the memory.
+        """
+        if self._turns is None:
+            self._turns = self._rotation.turns(self._positions, key.dtype)
+        key = self._rotation.turned_back(key, self._turns).to(value.dtype)
+        self._layers.append(torch.cat((key, value), -1).transpose(0, 1))
+
+    def entries(self) -> Tensor:
+        """All of them, `[N, W]` in the type of the pass."""
+        assert len(self._layers) == self._rotation.layers, "a key of every layer"
+        return torch.stack(self._layers, 1).flatten(1)
 
 
-class Turning:
+class KeyRotation:
     """Turns keys of a model to positions and back.
 
     Args:
@@ -105,25 +129,23 @@ class Turning:
         """Layers, heads, and numbers of a key and its value together; their product is the width W of a latent."""
         return self.layers, self.heads, 2 * self.head_width
 
-    def entries(self, taken: Taken, positions: Tensor) -> Tensor:
-        """Keys and values of a pass, without their positions: `[N, W]` in the type of the pass."""
-        keys, values = torch.stack(taken.keys), torch.stack(taken.values)
-        cos, sin, scale = self._at(positions, keys)
-        keys = ((keys * cos - _half_turned(keys) * sin) / scale**2).to(values.dtype)
-        return torch.cat((keys, values), -1).permute(2, 0, 1, 3).flatten(1)
+    def turned_back(self, keys: Tensor, turns: Turns) -> Tensor:
+        """Keys `[..., N, D]` without their positions, in float32 or finer."""
+        cos, sin, scale = turns
+        return (keys * cos - _half_turned(keys) * sin) / scale**2
 
     def placed(self, latents: Tensor, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values `[L, K, M, D]` of latents `[M, W]` at positions `[M]`."""
         split = latents.view(len(latents), self.layers, self.heads, 2 * self.head_width).permute(1, 2, 0, 3)
         keys, values = split.split(self.head_width, -1)
-        cos, sin, _ = self._at(positions, keys)
+        cos, sin, _ = self.turns(positions, keys.dtype)
         return (keys * cos + _half_turned(keys) * sin).to(dtype), values.to(dtype)
 
-    def _at(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Cosines and sines `[N, D]` of positions, float32 or finer, and the factor that they carry."""
-        exact = torch.promote_types(like.dtype, torch.float32)
-        cos, sin = self._rotary(like.new_empty(0, dtype=exact), positions[None])
-        return cos[0], sin[0], float(getattr(self._rotary, "attention_scaling", 1.0))
+    def turns(self, positions: Tensor, dtype: torch.dtype) -> Turns:
+        """What turns keys of a type to positions `[N]`."""
+        exact = torch.promote_types(dtype, torch.float32)
+        cos, sin = self._rotary(positions.new_empty(0, dtype=exact), positions[None])
+        return Turns(cos[0], sin[0], float(getattr(self._rotary, "attention_scaling", 1.0)))
 
 
 def _half_turned(x: Tensor) -> Tensor:
@@ -132,17 +154,17 @@ def _half_turned(x: Tensor) -> Tensor:
     return torch.cat((-second, first), -1)
 
 
-def memory(
-    turning: Turning,
+def place_entries(
+    rotation: KeyRotation,
     latents: Sequence[Tensor],
     places: Sequence[tuple[Tensor, Tensor]],
     positions: Tensor,
     dtype: torch.dtype,
-) -> Memory:
+) -> PlacedEntries:
     """Puts latents among the keys of a packed row.
 
     Args:
-        turning: of the model that reads them.
+        rotation: of the model that reads them.
         latents: of each sequence, `[M, W]`.
         places: for each sequence where its tokens `[T]` and its latents `[M]` stand among its keys, which for latents
             is their position id too.
@@ -150,7 +172,7 @@ def memory(
         dtype: of the model's keys.
     """
     at = torch.cat([own for _, own in places])
-    keys, values = turning.placed(torch.cat(list(latents)), at, dtype)
+    keys, values = rotation.placed(torch.cat(list(latents)), at, dtype)
     order, counts, token, latent = [], [], 0, len(positions)
     for own, entries in places:
         index = torch.empty(len(own) + len(entries), dtype=torch.int64, device=at.device)
@@ -160,4 +182,4 @@ def memory(
         order.append(index)
         counts.append(len(index))
     row = torch.cat(order)
-    return Memory(keys.unbind(0), values.unbind(0), row, tuple(counts), torch.cat((positions, at))[row])
+    return PlacedEntries(keys.unbind(0), values.unbind(0), row, tuple(counts), torch.cat((positions, at))[row])
