@@ -129,6 +129,7 @@ class PressModel(nn.Module):
             layers=layers + 1,
             out=base.width,
             entry=(1, 1, 2) if self.decoder.rotation is None else self.decoder.rotation.shape,
+            vocabulary=source.model.config.vocab_size,
             window_tokens=config.window_tokens,
             most=self.policy.most,
         )
@@ -240,7 +241,7 @@ class PressModel(nn.Module):
         """
         if isinstance(sizes, Ratio | Length):
             sizes = [sizes] * sum(map(len, encoded.parts))
-        extracted = self.compressor.extract(encoded.states, encoded.lengths, sizes, encoded.added)
+        extracted = self.compressor.extract(encoded.states, encoded.lengths, sizes, encoded.added, encoded.ids)
         if self.converter is None and self.residual is None:
             return extracted
         vectors = extracted.vectors

@@ -54,7 +54,12 @@ class AddedTokens(Compressor):
         return Prepared(embeddings=torch.cat(rows), added=(3,) * len(lengths))
 
     def extract(
-        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+        self,
+        states: Tensor,
+        lengths: Sequence[int],
+        sizes: Sequence[Size],
+        added: Added | None = None,
+        ids: Tensor | None = None,
     ) -> Extracted:
         assert added is not None
         assert len(states) == sum(lengths)
@@ -71,7 +76,12 @@ class LayerMean(MeanPooling):
     reads: ClassVar[Reads] = "all"
 
     def extract(
-        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+        self,
+        states: Tensor,
+        lengths: Sequence[int],
+        sizes: Sequence[Size],
+        added: Added | None = None,
+        ids: Tensor | None = None,
     ) -> Extracted:
         assert states.ndim == 3
         return super().extract(states.mean(0), lengths, sizes)

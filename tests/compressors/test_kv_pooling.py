@@ -45,9 +45,12 @@ def kv_config(base: Base, **changes: Any) -> PressConfig:
     return config_for(base, **(settings | {"encoder_layers": None} | changes))
 
 
-@pytest.fixture
-def model(tiny_base: Base) -> PressModel:
-    return make_model(kv_config(tiny_base), tiny_base)
+@pytest.fixture(params=["equal", "salient"])
+def model(tiny_base: Base, request: pytest.FixtureRequest) -> PressModel:
+    made = make_model(kv_config(tiny_base, compressor_settings={"windows": request.param}), tiny_base)
+    counts = torch.randint(0, 500, (tiny_base.model.config.vocab_size,), generator=torch.Generator().manual_seed(2))
+    made.compressor.start_from_counts(counts, torch.linspace(0.01, 0.5, len(counts), dtype=torch.float64))
+    return made
 
 
 def rows(base: Base) -> list[Example]:
@@ -216,7 +219,7 @@ def test_pooling_agrees_with_a_naive_loop(model: PressModel) -> None:
     layers, heads, width = compressor.weight.shape
     generator = torch.Generator().manual_seed(1)
     states = torch.randn(14, layers * heads * width, generator=generator)
-    made = compressor.extract(states, lengths, sizes)
+    made = compressor.extract(states, lengths, sizes, ids=torch.randint(0, 99, (14,), generator=generator))
     starts = (0, 9, 13)
     index = 0
     for start, count in zip(starts, made.counts, strict=True):
@@ -275,3 +278,38 @@ def test_a_press_of_entries_keeps_sessions_apart_and_reads_them_again_from_a_fil
     assert press.ask([loaded, latents[1]], questions[1], max_new_tokens=5) == expected[1]
     content = ["One: ", latents[0], " Two: ", loaded, " Who?"]
     assert isinstance(press.chat([{"role": "user", "content": content}], max_new_tokens=3), str)
+
+
+def test_salient_windows_hold_equal_shares_of_what_their_tokens_say(tiny_base: Base) -> None:
+    model = make_model(kv_config(tiny_base, compressor_settings={"windows": "salient", "sharpness": 2.0}), tiny_base)
+    compressor: Any = model.compressor
+    vocabulary = tiny_base.model.config.vocab_size
+    counts, asked = torch.full((vocabulary,), 9), torch.full((vocabulary,), 0.1, dtype=torch.float64)
+    asked[7] = 0.2  # token 7 is asked for twice as often, and weighs four times as much
+    compressor.start_from_counts(counts, asked)
+    others = compressor.salience[torch.arange(vocabulary) != 7]
+    assert float(others.min()) == float(others.max()) == pytest.approx(1, abs=0.02)
+    assert float(compressor.salience[7] / others[0]) == pytest.approx(4, rel=0.01)
+    encoded = model.encode([[3, 7, 4, 5, 6, 7, 8, 9, 10, 11], [7, 7, 1]])
+    made = model.latents(encoded, [Ratio(2), Ratio(3)])  # the first: weights of 1 and 4, capped at 8/3
+    assert made.counts == (5, 1)
+    assert made.spans.tolist() == [[0, 2], [2, 4], [4, 5], [5, 7], [7, 10], [0, 3]]
+
+
+def test_a_press_keeps_its_salience(tiny_base: Base, tiny_base_folder: Path, tmp_path: Path) -> None:
+    from latentpress.loading import load_model
+    from latentpress.training.checkpoint import export_press
+
+    config = kv_config(tiny_base, compressor_settings={"windows": "salient"})
+    model = make_model(config, tiny_base)
+    compressor: Any = model.compressor
+    compressor.start_from_counts(torch.arange(tiny_base.model.config.vocab_size), torch.tensor(0.1))
+    export_press(tmp_path / "press", model, config)
+    again: Any = load_model(tmp_path / "press", base=tiny_base_folder)[0].compressor
+    assert torch.equal(again.salience, compressor.salience)
+
+
+@pytest.mark.parametrize("value", [-0.5, float("inf"), float("nan")])
+def test_a_sharpness_that_orders_nothing_is_refused(tiny_base: Base, value: float) -> None:
+    with pytest.raises(PressError, match=f"sharpness={value}.*0 or more"):
+        make_model(kv_config(tiny_base, compressor_settings={"windows": "salient", "sharpness": value}), tiny_base)

@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import make_tokenizer
 
-from latentpress.data.records import read_records
+from latentpress.data.records import QA, Record, read_records
 from latentpress.data.rows import ExampleMaker, TokenizedRecord
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import DataError
 from latentpress.training.data_stream import Row, StepStream
 from latentpress.training.evaluate import make_dev_set
 from latentpress.training.overrides import make_recipe
-from latentpress.training.reading import TrainingData, _continued, read_data, unigram_counts
+from latentpress.training.reading import TrainingData, _continued, answer_rates, read_data, unigram_counts
 from latentpress.training.recipes import Recipe
 from training.helpers import WORDS, overrides, write_data
 
@@ -419,6 +419,36 @@ def test_unigram_counts_are_those_of_a_loop() -> None:
     counts = Counter(token for record in texts for document in record.documents for token in document)
     expected = torch.tensor([counts[i] for i in range(60)])
     assert torch.equal(unigram_counts(texts, 60), expected)
+
+
+def test_answer_rates_count_a_word_with_and_without_the_space_before_it_as_one(maker: ExampleMaker) -> None:
+    tokenizer = maker.tokenizer
+    context = "Paris and the treaty, the treaty of Paris"
+    record = maker.tokenize(
+        Record(
+            id="0",
+            contexts=(context,),
+            qas=(QA(id="0", question="Where?", answers=("Paris",)),),
+            summary=None,
+            short_summary=None,
+            source="",
+            lang=None,
+        )
+    )
+    counts = unigram_counts([record], len(tokenizer))
+    rates = answer_rates([record], counts, tokenizer)
+    document, (_, target) = record.documents[0], record.answers[0]
+    usual = len(target) / len(document)
+    names = [tokenizer.decode([i]).strip() for i in range(len(tokenizer))]
+
+    def expected(token: int) -> float:
+        same = [i for i, name in enumerate(names) if name == names[token]]
+        asked, seen = (sum(list(ids).count(i) for i in same) for ids in (target, document))
+        return min((asked + 50 * usual) / (seen + 50), 1.0)
+
+    for token in {*document, *target}:
+        assert float(rates[token]) == pytest.approx(expected(token))
+    assert (answer_rates([], counts, tokenizer) == 1).all()  # without questions all are alike
 
 
 def test_the_digest_is_of_the_data_and_not_of_the_name_of_its_file(maker: ExampleMaker, tmp_path: Path) -> None:

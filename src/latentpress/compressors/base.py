@@ -115,6 +115,8 @@ class Shape:
     """Width D of the decoder's input embeddings."""
     entry: tuple[int, int, int] = (1, 1, 2)
     """Layers, key/value heads and twice the width of a head of a cache entry, for one that reads keys and values."""
+    vocabulary: int = 1
+    """Entries of the vocabulary that the texts are in."""
     window_tokens: int = 512
     """Most tokens of a text."""
     most: Callable[[int], int] = Ratio(1).latents
@@ -192,6 +194,14 @@ class Compressor(nn.Module, ABC):
             embeddings: `[V, D]` the encoder's input embeddings of a sample of its vocabulary.
         """
 
+    def start_from_counts(self, counts: Tensor, asked: Tensor) -> None:
+        """For one that asks how much a token says: takes it from a training's data, by default nothing.
+
+        Args:
+            counts: how often each vocabulary entry occurs in the texts, `[V]`.
+            asked: how often it occurs in answers to questions about them for each time in the texts, `[V]`.
+        """
+
     def adds(self, tokens: int) -> int:
         """Tokens that `prepare` adds behind a text of so many and its EOS, by default none."""
         return 0
@@ -207,7 +217,12 @@ class Compressor(nn.Module, ABC):
 
     @abstractmethod
     def extract(
-        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+        self,
+        states: Tensor,
+        lengths: Sequence[int],
+        sizes: Sequence[Size],
+        added: Added | None = None,
+        ids: Tensor | None = None,
     ) -> Extracted:
         """Makes the latents.
 
@@ -217,6 +232,7 @@ class Compressor(nn.Module, ABC):
             lengths: tokens of each text.
             sizes: one a part of each text, end to end; see `parts`.
             added: states of what `prepare` added behind the texts; None if that is nothing.
+            ids: `[T1 + T2 + ...]` token ids of the texts, for a compressor that asks for them.
         """
 
     def insight(self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size]) -> Insight:
@@ -225,28 +241,65 @@ class Compressor(nn.Module, ABC):
 
 
 def window_index(
-    lengths: Sequence[int], sizes: Sequence[Size], device: torch.device
+    lengths: Sequence[int], sizes: Sequence[Size], device: torch.device, weights: Tensor | None = None
 ) -> tuple[Tensor, tuple[int, ...], Tensor]:
     """Which latent each token of each text belongs to.
 
-    Windows are left-aligned and never cross from one text to the next; with a `Ratio` the last one of a text holds what
-    is left, with a `Length` they are equal within one token.
+    Windows never cross from one text to the next. Of equal weights they are left-aligned; with a `Ratio` the last one
+    of a text holds what is left, with a `Length` they are equal within one token. Otherwise they hold equal shares of
+    the weight, as near as whole tokens come: see `weighted_windows`.
+
+    Args:
+        lengths: tokens of each text.
+        sizes: of each text.
+        device: of the result.
+        weights: of every token, `[T1 + T2 + ...]`, above 0; equal if None.
 
     Returns:
         Index of every token's latent in the packed row of latents `[T1 + T2 + ...]`, latents of each text, and spans
         `[M, 2]`.
     """
-    index, counts, spans, before = [], [], [], 0
+    index, counts, spans, before, start = [], [], [], 0, 0
     for tokens, size in zip(lengths, sizes, strict=True):
         at = torch.arange(tokens, device=device)
         count = size.latents(tokens)
-        window = at // size.value if isinstance(size, Ratio) else at * count // tokens
+        if weights is not None:
+            window = weighted_windows(weights[start : start + tokens], count)
+        else:
+            window = at // size.value if isinstance(size, Ratio) else at * count // tokens
         index.append(window + before)
         counts.append(count)
         starts = torch.searchsorted(window, torch.arange(count + 1, device=device))
         spans.append(torch.stack((starts[:-1], starts[1:]), 1))
-        before += count
+        before, start = before + count, start + tokens
     return torch.cat(index), tuple(counts), torch.cat(spans)
+
+
+def weighted_windows(weights: Tensor, count: int) -> Tensor:
+    """Cuts a text into neighbouring windows of equal weight, as near as whole tokens come.
+
+    A token that outweighs a whole window counts as one, and what it has beyond is shared by all: with weights so
+    capped at c, their sum is c times the number of windows, and a token belongs to the window in which its middle
+    lies. So no window is empty, and each but for its two ends holds a weight of c.
+
+    Args:
+        weights: `[T]`, above 0.
+        count: number of windows, 1 to T.
+
+    Returns:
+        Window of each token, `[T]` int64, ascending from 0 to `count` - 1.
+    """
+    if count == len(weights):
+        return torch.arange(count, device=weights.device)
+    exact = weights.double()
+    heaviest, _ = exact.sort(descending=True)
+    # The cap if the k heaviest are capped: what the others weigh, over the windows that these leave.
+    rest = heaviest.sum() - heaviest.cumsum(0) + heaviest
+    caps = rest[:count] / torch.arange(count, 0, -1, device=weights.device)
+    cap = caps[(heaviest[:count] <= caps).int().argmax()]
+    capped = exact.clamp_max(cap)
+    middles = (capped.cumsum(0) - capped / 2) / cap
+    return (middles + 1e-9).long().clamp_max(count - 1)  # middles on an edge, whatever their rounding, are beyond it
 
 
 def window_means(values: Tensor, index: Tensor, windows: int) -> Tensor:

@@ -78,7 +78,12 @@ class CompressionTokens(Compressor):
         return Prepared(embeddings=torch.cat(parts), added=added)
 
     def extract(
-        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+        self,
+        states: Tensor,
+        lengths: Sequence[int],
+        sizes: Sequence[Size],
+        added: Added | None = None,
+        ids: Tensor | None = None,
     ) -> Extracted:
         """See `Compressor.extract`; latent k is the state of compression token k, and its span the whole text.
 

@@ -24,7 +24,12 @@ class FirstTokens(Compressor):
     describe: ClassVar[str] = "the first tokens of the text, verbatim (a bound; the full text at ratio 1)"
 
     def extract(
-        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+        self,
+        states: Tensor,
+        lengths: Sequence[int],
+        sizes: Sequence[Size],
+        added: Added | None = None,
+        ids: Tensor | None = None,
     ) -> Extracted:
         """See `Compressor.extract`; `states` are the decoder's input embeddings."""
         counts = tuple(size.latents(tokens) for tokens, size in zip(lengths, sizes, strict=True))

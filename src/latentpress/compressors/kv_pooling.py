@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from latentpress.attention import Visibility
 from latentpress.compressors.base import Added, Compressor, Extracted, Reads, Shape, Size, window_index
+from latentpress.errors import RatioError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,10 +28,22 @@ class KvPoolingSettings:
 
     weights: Literal["learned", "mean"] = "learned"
     """Weights of a window's tokens: learned from their keys and values, of each layer and head its own, or equal."""
+    windows: Literal["equal", "salient"] = "equal"
+    """How a text is cut into windows: of equal numbers of tokens, or narrow where tokens say much."""
+    sharpness: float = 0.8
+    """For `salient`: the power of a token's salience that it weighs by; 0 weighs all alike."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sharpness < math.inf:
+            raise RatioError(f"sharpness={self.sharpness} must be 0 or more, and finite; 0 weighs all tokens alike")
 
 
 class KvPooling(Compressor):
     """Pools keys and values, without their positions, over non-overlapping windows.
+
+    Windows have equal numbers of tokens, or equal shares of the weight of a text (`weighted_windows`). A token weighs
+    by its surprisal under the unigram frequencies of the training's texts and by how often it is in their questions'
+    answers: names and numbers come through alone or nearly so, what is said often and never asked for is pooled more.
 
     Of layer l and key/value head h, with x_t = [k_t; v_t] the entry of token t, k_t turned back to position 0, latent m
     of window W_m holds `sum_t a_t x_t`, `a = softmax over W_m of <w_lh, x_t>`, plus `log2 |W_m| u_lh`, which tells the
@@ -52,12 +65,35 @@ class KvPooling(Compressor):
         layers, heads, width = shape.entry
         self.weight = nn.Parameter(torch.zeros(layers, heads, width)) if learned else None
         self.size = nn.Parameter(torch.zeros(layers, heads, width)) if learned else None
+        chosen = settings or KvPoolingSettings()
+        self._sharpness = chosen.sharpness
+        self.register_buffer("salience", torch.ones(shape.vocabulary) if chosen.windows == "salient" else None)
+
+    salience: Tensor | None
+    """Weight of each vocabulary entry where a text is cut, `[V]`; none where windows are equal."""
+
+    def start_from_counts(self, counts: Tensor, asked: Tensor) -> None:
+        """See `Compressor.start_from_counts`; salience is unigram surprisal (add-one smoothed) times `asked`."""
+        if self.salience is not None:
+            smoothed = counts.double() + 1
+            weights = (-(smoothed / smoothed.sum()).log() * asked).pow(self._sharpness)
+            mean = (weights * smoothed).sum() / smoothed.sum()  # of the texts' tokens
+            self.salience.copy_((weights / mean).bfloat16())  # as a press is kept
 
     def extract(
-        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+        self,
+        states: Tensor,
+        lengths: Sequence[int],
+        sizes: Sequence[Size],
+        added: Added | None = None,
+        ids: Tensor | None = None,
     ) -> Extracted:
         """See `Compressor.extract`; `states` are entries `[T1 + T2 + ..., W]`, and so are the latents."""
-        index, counts, spans = window_index(lengths, sizes, states.device)
+        weights = None
+        if self.salience is not None:
+            assert ids is not None, "salient windows are cut by what the tokens are"
+            weights = self.salience[ids].clamp_min(torch.finfo(torch.bfloat16).tiny)
+        index, counts, spans = window_index(lengths, sizes, states.device, weights)
         if len(spans) == len(states):  # a token each: weights of one are 1, and log2 1 is 0
             vectors = states
             if self.weight is not None and self.size is not None and torch.is_grad_enabled():

@@ -24,7 +24,12 @@ class LastTokens(Compressor):
     describe: ClassVar[str] = "hidden states of the last tokens of the text, causal encoder"
 
     def extract(
-        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+        self,
+        states: Tensor,
+        lengths: Sequence[int],
+        sizes: Sequence[Size],
+        added: Added | None = None,
+        ids: Tensor | None = None,
     ) -> Extracted:
         """See `Compressor.extract`; latent k of M, of a text of T tokens, is its state T - M + k."""
         counts = tuple(size.latents(tokens) for tokens, size in zip(lengths, sizes, strict=True))

@@ -39,7 +39,12 @@ class MeanPooling(Compressor):
             self.visibility = settings.attention
 
     def extract(
-        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+        self,
+        states: Tensor,
+        lengths: Sequence[int],
+        sizes: Sequence[Size],
+        added: Added | None = None,
+        ids: Tensor | None = None,
     ) -> Extracted:
         """See `Compressor.extract`; latent k of a text at ratio S is the mean of its states kS to (k+1)S - 1."""
         index, counts, spans = window_index(lengths, sizes, states.device)

@@ -248,9 +248,19 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def kept(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint holds of a model, by name: what training moves, and what a press has that does not move."""
+    fixed = {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if name.startswith("compressor.") and name in model.state_dict()
+    }
+    return {**trained(model), **fixed}
+
+
 def save_masters(masters: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes the trained parameters, by name, in float32."""
-    save_file({name: parameter.detach().cpu().contiguous() for name, parameter in masters.items()}, folder / MASTERS)
+    """Writes what `kept` gives, by name, in float32."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in masters.items()}, folder / MASTERS)
 
 
 def load_masters(model: nn.Module, folder: Path) -> None:
@@ -260,7 +270,7 @@ def load_masters(model: nn.Module, folder: Path) -> None:
         TrainingError: the file does not fit the model.
     """
     state: dict[str, Tensor] = load_file(folder / MASTERS)
-    own = trained(model)
+    own = kept(model)
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in own.items()}:
         raise TrainingError(
             f"{folder / MASTERS} does not hold the parameters of this training; remove {folder} to resume from the "

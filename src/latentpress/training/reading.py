@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from latentpress.data.held_out import without_held_out
 from latentpress.data.labels import LabelFile
@@ -185,6 +186,10 @@ def is_asked(record: TokenizedRecord, recipe: Recipe) -> bool:
     return bool(record.answers) and recipe.questions > 0
 
 
+_LITTLE = 50.0
+"""Occurrences that say as much of a token as what is known of all."""
+
+
 def unigram_counts(records: Iterable[TokenizedRecord], vocabulary: int) -> Tensor:
     """How often each vocabulary entry occurs in the contexts, `[V]` int64."""
     counts = torch.zeros(vocabulary, dtype=torch.int64)
@@ -192,3 +197,31 @@ def unigram_counts(records: Iterable[TokenizedRecord], vocabulary: int) -> Tenso
         for document in record.documents:
             counts += torch.bincount(torch.tensor(document), minlength=vocabulary)
     return counts
+
+
+def answer_rates(records: Iterable[TokenizedRecord], counts: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """How often each vocabulary entry occurs in answers for each time that it occurs in contexts, `[V]` float64.
+
+    Entries that differ in white space around them alone, as at the start of an answer, count as one. One that is seen
+    little is taken to be asked for as often as all are together. Without any questions all rates are 1.
+
+    Args:
+        records: with their questions.
+        counts: what `unigram_counts` gives for them.
+        tokenizer: of the records.
+    """
+    kinds: dict[str, int] = {}
+    names = tokenizer.batch_decode([[i] for i in range(min(len(counts), len(tokenizer)))])
+    group = torch.arange(len(counts), device=counts.device) + len(names)
+    group[: len(names)] = torch.tensor([kinds.setdefault(name.strip(), len(kinds)) for name in names])
+    answered = torch.zeros(len(counts), dtype=torch.int64)
+    for record in records:
+        for _, target in record.answers:
+            answered += torch.bincount(torch.tensor(target), minlength=len(counts))
+    seen = torch.zeros(len(counts) + len(names), dtype=torch.float64, device=counts.device)
+    asked = seen.index_add(0, group, answered.to(seen))
+    seen = seen.index_add(0, group, counts.to(seen))
+    if not bool(asked.sum()):
+        return torch.ones_like(counts, dtype=torch.float64)
+    usual = asked.sum() / seen.sum().clamp_min(1)
+    return ((asked + _LITTLE * usual) / (seen + _LITTLE)).clamp_max(1)[group]

@@ -29,7 +29,7 @@ from latentpress.training.data_stream import StepStream
 from latentpress.training.evaluate import make_dev_set
 from latentpress.training.memory import keep_freed_memory
 from latentpress.training.pipeline import Phase, copy_of_press, plan
-from latentpress.training.reading import TrainingData, read_data, unigram_counts
+from latentpress.training.reading import TrainingData, answer_rates, read_data, unigram_counts
 from latentpress.training.recipes import RECIPES, Recipe
 from latentpress.training.sharding import check_settings
 from latentpress.training.start import imitated, load_weights, reader_of, start_of
@@ -246,9 +246,11 @@ def new_press(config: PressConfig, base: Base, recipe: Recipe, records: Training
     """Makes the press that training starts from: random weights by the seed, salience by the data's frequencies."""
     set_seed(recipe.seed)
     press = PressModel(config, base)
+    counts = unigram_counts(records.train, base.model.config.vocab_size).to(base.model.device)
+    asked = answer_rates(records.train, counts, base.tokenizer)
+    press.compressor.start_from_counts(counts, asked)
     if press.residual is not None:
-        counts = unigram_counts(records.train, base.model.config.vocab_size)
-        press.residual.start_from(counts.to(base.model.device), recipe.residual_sharpness)
+        press.residual.start_from(counts, recipe.residual_sharpness)
     return press
 
 

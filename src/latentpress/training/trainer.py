@@ -31,6 +31,7 @@ from latentpress.training.checkpoint import (
     PRESS,
     checkpoints,
     export_press,
+    kept,
     load_masters,
     new_checkpoint,
     save_masters,
@@ -364,7 +365,7 @@ class PressTrainer(Trainer):
         assert self.optimizer is not None
         assert self.lr_scheduler is not None
         moved = trained(self.press)
-        masters = sharding.whole(moved, self._numbers)
+        masters = sharding.whole(kept(self.press), self._numbers)
         optimizer = sharding.whole_optimizer_state(self.optimizer, moved, self._numbers)
         if self.args.should_save:
             with new_checkpoint(self.out, self.state.global_step) as folder:

@@ -148,7 +148,12 @@ class ComprExIT(Compressor):
         nn.init.zeros_(self.width.down.weight)
 
     def extract(
-        self, states: Tensor, lengths: Sequence[int], sizes: Sequence[Size], added: Added | None = None
+        self,
+        states: Tensor,
+        lengths: Sequence[int],
+        sizes: Sequence[Size],
+        added: Added | None = None,
+        ids: Tensor | None = None,
     ) -> Extracted:
         """See `Compressor.extract`; segments are laid over the true tokens of each text, the last may be shorter.
 
