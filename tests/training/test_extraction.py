@@ -25,7 +25,7 @@ from latentpress.training.checkpoint import trained
 from latentpress.training.objective import row_loss
 from latentpress.training.optimizer import adamw
 from latentpress.training.overrides import make_recipe
-from training.helpers import overrides, read_log
+from training.helpers import assert_same_training, overrides, read_log, write_data
 
 Train = Callable[..., Path]
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -125,3 +125,27 @@ def test_a_residual_beside_states_of_tokens_is_refused_with_the_remedy(train_as:
     for recipe in ("last-tokens", "compression-tokens"):
         with pytest.raises(PressError, match=f"'{recipe}' is none; set residual='none'"):
             train_as(recipe, residual="salient")
+
+
+def test_salient_windows_are_those_of_the_press_a_training_starts_from_also_after_a_stop(
+    train: Train, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {
+        "dropped": ("encoder_lora__rank", "encoder_lora__dropout"),
+        "compressor": "kv-pooling",
+        "compressor_settings__windows": "salient",
+        "residual": "none",
+        "encoder_layers": "none",
+        "encoder_lora": "none",
+    }
+    other = write_data(tmp_path / "other.jsonl", 12, seed=5)
+    first = train("first", {"data": [str(other)]}, steps=1, **settings)
+    given = {"from_press": str(first / "press")}
+    whole = train("whole", given, steps=4, **settings)
+    for _ in range(2):
+        train("parts", given | {"minutes": 1e-9}, steps=4, **settings)
+    assert_same_training(train("parts", given, steps=4, **settings), whole)
+    tables = [load_file(out / "press" / "modules.safetensors")["compressor.salience"] for out in (first, whole)]
+    assert torch.equal(*tables)
+    here = load_file(train("here", steps=1, **settings) / "press" / "modules.safetensors")["compressor.salience"]
+    assert not torch.equal(tables[0], here)

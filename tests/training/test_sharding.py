@@ -108,6 +108,7 @@ def test_latents_that_are_cache_entries_are_learned_alike_by_two_processes(
         "eval_every": 100,
         "tokens_per_step": 60,
         "compressor": "kv-pooling",
+        "compressor_settings__windows": "salient",
         "policy": "fixed",  # no head, which would read the last layer beside the entries
         "candidates": "1,2,4",  # at ratio 1 nothing is pooled
         "residual": "none",
