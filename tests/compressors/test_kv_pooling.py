@@ -155,6 +155,48 @@ def test_chunks_and_masks_give_the_same_gradients(model: PressModel, tiny_base: 
 
 def test_at_ratio_1_a_document_is_read_as_its_text_is(model: PressModel) -> None:
     """A text alone in a prompt, without anything before it: the decoder's own pass gives the same states."""
+    assert_read_as_text(model, 1e-4)
+
+
+ROPES: dict[str, dict[str, Any]] = {
+    "yarn": {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 64},
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 10_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "rope", "dtype", "tolerance"),
+    [
+        *[(family, "", torch.float32, 1e-4) for family in ("mistral", "qwen2", "qwen3")],
+        *[("llama", rope, torch.float32, 1e-4) for rope in ROPES],
+        ("llama", "", torch.float64, 1e-6),  # transformers turns keys in float32
+        ("llama", "", torch.float16, 2e-2),
+        ("llama", "", torch.bfloat16, 2e-1),
+    ],
+)
+def test_so_it_is_whatever_turns_the_keys_and_in_every_type(
+    tiny_tokenizer: Any, family: str, rope: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    from latentpress.backbone import wrap_base
+
+    network = make_network(family, len(tiny_tokenizer))
+    if rope:
+        network.config.rope_parameters = ROPES[rope]
+        network.model.rotary_emb = type(network.model.rotary_emb)(network.config)
+        scaled = float(network.model.rotary_emb.attention_scaling)
+        assert (scaled == pytest.approx(1.1386, abs=1e-3)) if rope == "yarn" else scaled == 1.0
+    base = wrap_base(network.to(dtype), tiny_tokenizer, id=family, fingerprint=family)
+    assert_read_as_text(make_model(kv_config(base), base), tolerance)
+
+
+def assert_read_as_text(model: PressModel, tolerance: float) -> None:
     ids = [5, 9, 13, 21, 34, 55, 89, 7, 3, 44]
     after = [11, 12, 13]
     with torch.no_grad():
@@ -163,7 +205,7 @@ def test_at_ratio_1_a_document_is_read_as_its_text_is(model: PressModel) -> None
         state = prefill(model.decoder, [prompt_of(model.decoder, [Slot(0), after], [latents])], cache)
         whole = model.decoder.embed(torch.tensor([*ids, *after]))
         plain = model.decoder(whole, Layout.of((len(whole),), "causal"))[-1]
-    torch.testing.assert_close(state[0], plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(state[0], plain, rtol=tolerance, atol=tolerance)
     assert cache.length(0) == len(ids) + len(after)
 
 
