@@ -64,6 +64,7 @@ def semidynamic_kv() -> Recipe:
         encoder_lora=None,
         decoder_lora=LoraSettings(rank=12, alpha=24.0, rank_stabilised=False),
         compressor="kv-pooling",
+        compressor_settings={"windows": "salient"},
         candidates=(1, 2, 4, 8, 16, 32),
         residual="none",
         steps=2000,
