@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from latentpress.data.records import Record
     from latentpress.press import Press
 
-DEFAULT_PRESS = "semidynamic-smollm2-135m"
+DEFAULT_PRESS = "semidynamic-kv-smollm2-135m"
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 PressName = Annotated[
