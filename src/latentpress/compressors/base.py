@@ -194,6 +194,11 @@ class Compressor(nn.Module, ABC):
             embeddings: `[V, D]` the encoder's input embeddings of a sample of its vocabulary.
         """
 
+    @property
+    def asks_counts(self) -> bool:
+        """Whether `start_from_counts` has anything to do."""
+        return False
+
     def start_from_counts(self, counts: Tensor, asked: Tensor) -> None:
         """For one that asks how much a token says: takes it from a training's data, by default nothing.
 

@@ -61,16 +61,21 @@ class KvPooling(Compressor):
         super().__init__(shape, settings)
         assert shape is not None
         self._shape = shape.entry
-        learned = (settings or KvPoolingSettings()).weights == "learned"
+        chosen = settings or KvPoolingSettings()
+        learned = chosen.weights == "learned"
         layers, heads, width = shape.entry
         self.weight = nn.Parameter(torch.zeros(layers, heads, width)) if learned else None
         self.size = nn.Parameter(torch.zeros(layers, heads, width)) if learned else None
-        chosen = settings or KvPoolingSettings()
         self._sharpness = chosen.sharpness
         self.register_buffer("salience", torch.ones(shape.vocabulary) if chosen.windows == "salient" else None)
 
     salience: Tensor | None
     """Weight of each vocabulary entry where a text is cut, `[V]`; none where windows are equal."""
+
+    @property
+    def asks_counts(self) -> bool:
+        """See `Compressor.asks_counts`."""
+        return self.salience is not None
 
     def start_from_counts(self, counts: Tensor, asked: Tensor) -> None:
         """See `Compressor.start_from_counts`; salience is unigram surprisal (add-one smoothed) times `asked`."""

@@ -250,11 +250,7 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def kept(model: nn.Module) -> dict[str, Tensor]:
     """What a checkpoint holds of a model, by name: what training moves, and what a press has that does not move."""
-    fixed = {
-        name: buffer
-        for name, buffer in model.named_buffers()
-        if name.startswith("compressor.") and name in model.state_dict()
-    }
+    fixed = {name: buffer for name, buffer in model.named_buffers() if name.startswith("compressor.")}
     return {**trained(model), **fixed}
 
 

@@ -246,9 +246,11 @@ def new_press(config: PressConfig, base: Base, recipe: Recipe, records: Training
     """Makes the press that training starts from: random weights by the seed, salience by the data's frequencies."""
     set_seed(recipe.seed)
     press = PressModel(config, base)
+    if press.residual is None and not press.compressor.asks_counts:
+        return press
     counts = unigram_counts(records.train, base.model.config.vocab_size).to(base.model.device)
-    asked = answer_rates(records.train, counts, base.tokenizer)
-    press.compressor.start_from_counts(counts, asked)
+    if press.compressor.asks_counts:
+        press.compressor.start_from_counts(counts, answer_rates(records.train, counts, base.tokenizer))
     if press.residual is not None:
         press.residual.start_from(counts, recipe.residual_sharpness)
     return press
