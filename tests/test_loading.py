@@ -185,19 +185,42 @@ def test_encoder_and_decoder_share_one_copy_of_the_base_weights(press: Press) ->
 @pytest.mark.parametrize(
     ("name", "dtype", "kept"),
     [
-        (None, torch.bfloat16, torch.bfloat16),
+        ("bfloat16", torch.bfloat16, torch.bfloat16),
         ("float32", torch.float32, torch.float32),
         ("float16", torch.float16, torch.float32),
     ],
 )
 def test_the_dtype_is_that_of_base_and_latents(
-    folder: Path, tiny_base_folder: Path, name: str | None, dtype: torch.dtype, kept: torch.dtype
+    folder: Path, tiny_base_folder: Path, name: str, dtype: torch.dtype, kept: torch.dtype
 ) -> None:
     press = latentpress.load(folder, base=tiny_base_folder, device="cpu", dtype=name)
     assert press.model.decoder.dtype == dtype
     latents = press.compress(TEXT, ratio=4)
     assert latents.vectors.dtype == kept
     assert isinstance(press.ask(latents, QUESTION, max_new_tokens=3), str)
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_without_a_dtype_a_cpu_computes_in_what_it_is_fast_in(
+    folder: Path, tiny_base_folder: Path, monkeypatch: pytest.MonkeyPatch, native: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(loading, "computes_bfloat16", lambda: native)
+    press = latentpress.load(folder, base=tiny_base_folder, device="cpu")
+    assert press.model.decoder.dtype == dtype
+    assert press.compress(TEXT, ratio=4).vectors.dtype == dtype
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_without_a_dtype_a_gpu_computes_in_bfloat16_if_it_can(
+    monkeypatch: pytest.MonkeyPatch, native: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert loading.usual_dtype("cuda:0") == dtype
+    assert loading.usual_dtype("mps") == torch.bfloat16
+
+
+def test_what_the_cpu_computes_in_is_found_out() -> None:
+    assert loading.computes_bfloat16() in {True, False}
 
 
 def test_loading_without_a_base_looks_under_the_id_in_the_settings(

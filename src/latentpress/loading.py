@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import platform
 import re
 from importlib import resources
 from pathlib import Path
@@ -83,7 +85,7 @@ def load(
         base: where its base model lies, if not under its own id.
         encoder_base: likewise for an encoder of another base.
         device: `cpu`, `cuda`, ...; a GPU if there is one, if None.
-        dtype: `bfloat16` (default), `float32` or `float16`.
+        dtype: `bfloat16`, `float32` or `float16`; what is fast on the device if None, see `usual_dtype`.
 
     Raises:
         PressError: the press cannot be read.
@@ -111,7 +113,8 @@ def load_model(
     Returns:
         The model, its base models, and the press's fingerprint.
     """
-    place, kind = resolve_device(device), resolve_dtype(dtype)
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
     config, modules, adapters, fingerprint = read_press(folder)
     if encoder_base is not None and config.encoder_base is None:
         raise InputError(
@@ -190,8 +193,32 @@ def resolve_device(device: str | None) -> str:
     return device
 
 
-def resolve_dtype(dtype: str | None) -> torch.dtype:
-    """The type of base weights and activations by name; bfloat16 if None."""
-    if dtype is not None and dtype not in _DTYPES:
+def resolve_dtype(dtype: str | None, device: str | torch.device) -> torch.dtype:
+    """The type of base weights and activations by name; what is fast on the device if None."""
+    if dtype is None:
+        return usual_dtype(device)
+    if dtype not in _DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown; choose one of {', '.join(_DTYPES)}")
-    return _DTYPES[dtype or "bfloat16"]
+    return _DTYPES[dtype]
+
+
+def usual_dtype(device: str | torch.device) -> torch.dtype:
+    """The type of base weights and activations that is fast on a device: bfloat16 where it computes in it.
+
+    A CPU without instructions for bfloat16 (most before 2022, and many since) takes 5 to 8 times as long for a matrix
+    product in bfloat16 as in float32, see docs/benchmarks.md; float32 it is there, in twice the memory.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = kind != "cpu" or computes_bfloat16()
+    return torch.bfloat16 if native else torch.float32
+
+
+@functools.cache
+def computes_bfloat16() -> bool:
+    """Whether the CPU has instructions for products of bfloat16: AVX-512 BF16 or AMX on x86, BF16 on Arm."""
+    if platform.machine().lower() in {"x86_64", "amd64", "i386", "i686"}:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -128,7 +128,7 @@ def test_doctor_finds_a_whole_installation_in_order(run: Run, machine: dict[str,
     found = checks(done)
     assert (done.code, done.json["ok"]) == (0, True), done.out
     assert set(found["torch"]) == {"name", "ok", "detail", "remedy", "needed"}
-    names = {"python", "torch", "transformers", "disk space", f"base {DEFAULT_BASE}", "press tiny", "bfloat16", "cuda"}
+    names = {"python", "torch", "transformers", "disk space", f"base {DEFAULT_BASE}", "press tiny", "dtype", "cuda"}
     assert names <= set(found)
     assert ">=" not in found["torch"]["detail"]
     assert "or newer" in found["torch"]["detail"]

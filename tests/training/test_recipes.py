@@ -289,7 +289,7 @@ def test_adapters_can_be_left_out_and_compressors_have_settings_of_their_own() -
         ("multi_document=1.5", "multi_document=1.5 must be between 0 and 1"),
         ("related_documents=-1", "related_documents=-1 must be between 0 and 1"),
         ("residual_sharpness=inf", "residual_sharpness=inf must be a number"),
-        ("dtype=float16", "dtype='float16' is unknown; choose one of bfloat16, float32"),
+        ("dtype=float16", "dtype='float16' is unknown; choose one of auto, bfloat16, float32"),
         ("schedule=cosine", "choose one of linear, constant"),
         ("rounding=up", "choose one of linear, log"),
         ("encoder_lora=8", "encoder_lora has the settings encoder_lora.rank, "),

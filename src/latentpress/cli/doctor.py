@@ -71,7 +71,7 @@ def _checks(fetch: bool) -> Iterator[Check]:
     if not all(check.ok for check in installed):
         return  # what follows imports them
     yield from _models(fetch)
-    yield _guarded("bfloat16", _bfloat16)
+    yield _guarded("dtype", _dtype)
     yield _guarded("cuda", _cuda)
 
 
@@ -176,9 +176,11 @@ def _guarded(name: str, look: Callable[[], Check]) -> Check:
         )
 
 
-def _bfloat16() -> Check:
-    """Time of a small matrix product in float32 over the same in bfloat16, best of several."""
+def _dtype() -> Check:
+    """Whether the type that presses run in here is the faster one: small matrix products, best of several."""
     import torch
+
+    from latentpress.loading import usual_dtype
 
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -189,12 +191,15 @@ def _bfloat16() -> Check:
             a @ a
             timings.append(time.perf_counter() - started)
         seconds[dtype] = min(timings)
-    speed = seconds[torch.float32] / seconds[torch.bfloat16]
+    used = usual_dtype("cpu")
+    (other,) = seconds.keys() - {used}
+    speed = seconds[other] / seconds[used]
+    names = [str(dtype).removeprefix("torch.") for dtype in (used, other)]
     return Check(
-        name="bfloat16",
+        name="dtype",
         ok=speed >= 1,
-        detail=f"{speed:.1f} times the speed of float32 on this CPU",
-        remedy="pass --dtype float32",
+        detail=f"{names[0]} on this CPU, {speed:.1f} times the speed of {names[1]}",
+        remedy=f"pass --dtype {names[1]}",
         needed=False,
     )
 

@@ -184,7 +184,8 @@ def _open_base(base: str | None, device: str | None, dtype: str | None) -> "Load
 
         keep_freed_memory()
         name = base or DEFAULT_BASE
-        return load_base(base_folder(name), id=name, device=resolve_device(device), dtype=resolve_dtype(dtype))
+        place = resolve_device(device)
+        return load_base(base_folder(name), id=name, device=place, dtype=resolve_dtype(dtype, place))
 
 
 def _label(source: "LabelSource", records: "Sequence[Record]", out: Path, limit: int | None, as_json: bool) -> None:

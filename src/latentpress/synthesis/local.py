@@ -103,7 +103,8 @@ class LocalModel(Teacher):
 
 
 def _load(spec: TeacherSpec) -> Base:
-    device, dtype = resolve_device(spec.device), resolve_dtype(spec.dtype)
+    device = resolve_device(spec.device)
+    dtype = resolve_dtype(spec.dtype, device)
     if spec.kind != "gguf":
         return load_base(base_folder(spec.place), id=spec.model, device=device, dtype=dtype)
     file = gguf_file(spec)

@@ -92,7 +92,7 @@ class TeacherSpec:
     device: str | None = None
     """Of a local teacher; a GPU if there is one, if None."""
     dtype: str | None = None
-    """Of a local teacher's weights; bfloat16 if None."""
+    """Of a local teacher's weights; what is fast on its device if None."""
 
     def __post_init__(self) -> None:
         _at_least(self, {"temperature": 0, "reply_tokens": 1})

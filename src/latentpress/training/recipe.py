@@ -49,8 +49,9 @@ class Recipe:
     """Name of the press that comes out."""
     seed: int = 0
     """Seed of initial weights, order of the data, draws and dropout."""
-    dtype: str = "bfloat16"
-    """Type of base weights and activations, `bfloat16` or `float32`; what is trained has float32 masters."""
+    dtype: str = "auto"
+    """Type of base weights and activations, `bfloat16` or `float32`; `auto` is what is fast on the device of the run,
+    which keeps it. What is trained has float32 masters."""
 
     compressor: str = "mean-pooling"
     """Name of the compressor."""
@@ -170,7 +171,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         options: dict[str, tuple[str, ...]] = {
-            "dtype": ("bfloat16", "float32"),
+            "dtype": ("auto", "bfloat16", "float32"),
             "schedule": ("linear", "constant"),
             "rounding": ("linear", "log"),
             "selection": SELECTIONS,

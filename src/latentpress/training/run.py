@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import hashlib
 import time
@@ -20,7 +21,7 @@ from latentpress.checkpoints.io import read_config
 from latentpress.data.labels import LabelFile, read_labels
 from latentpress.data.rows import ExampleMaker
 from latentpress.errors import InputError
-from latentpress.loading import press_folder
+from latentpress.loading import press_folder, resolve_dtype, usual_dtype
 from latentpress.model import PressModel
 from latentpress.tokens import equal_windows
 from latentpress.training.callbacks import Files, Pace, ShowProgress, StopAfter
@@ -35,8 +36,6 @@ from latentpress.training.sharding import check_settings
 from latentpress.training.start import imitated, load_weights, reader_of, start_of
 from latentpress.training.teacher import Teacher
 from latentpress.training.trainer import PressTrainer, training_arguments
-
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def train(
@@ -126,6 +125,7 @@ def _train(
     args = training_arguments(recipe, out)
     check_settings()
     with alone_in(out) if args.process_index == 0 else contextlib.nullcontext():
+        recipe = with_dtype(recipe, args.device)
         loaded = open_base(base, recipe, args.device)
         reference = BaseReference(id=loaded.id, fingerprint=loaded.fingerprint, width=loaded.width)
         config = recipe.press_config(reference, {})
@@ -236,10 +236,21 @@ def _teacher(
     return Teacher(backbone, identity=identity, prefix=maker.prefix, share=recipe.distill, folder=folder)
 
 
+def with_dtype(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe with the type that the run has, where it says `auto`.
+
+    The run keeps it: on a machine where another is usual it goes on with `dtype=` given.
+    """
+    if recipe.dtype != "auto":
+        return recipe
+    return dataclasses.replace(recipe, dtype=str(usual_dtype(device)).removeprefix("torch."))
+
+
 def open_base(base: str | None, recipe: Recipe, device: torch.device) -> Base:
     """Loads the base model of a training, frozen, in the recipe's type."""
     name = base or DEFAULT_BASE
-    return load_base(base_folder(name), id=name, device=str(device), dtype=_DTYPES[recipe.dtype])
+    dtype = resolve_dtype(None if recipe.dtype == "auto" else recipe.dtype, device)
+    return load_base(base_folder(name), id=name, device=str(device), dtype=dtype)
 
 
 def new_press(config: PressConfig, base: Base, recipe: Recipe, records: TrainingData) -> PressModel:
