@@ -97,3 +97,18 @@ def test_other_files_are_no_labels(tmp_path: Path) -> None:
             read_labels(path)
     with pytest.raises(DataError, match="no such file"):
         read_labels(tmp_path / "missing.jsonl")
+
+
+@pytest.mark.parametrize("tokens", [0, -3])
+def test_a_label_of_no_tokens_is_refused(tmp_path: Path, tokens: int) -> None:
+    path = change(write(tmp_path / "labels.jsonl", label("one", 1.5)), lambda lines: lines[1].update(tokens=tokens))
+    with pytest.raises(DataError, match=rf"labels.jsonl:2: record 'about one' has {tokens} tokens"):
+        read_labels(path)
+
+
+def test_a_whole_number_beyond_all_bounds_is_no_label(tmp_path: Path) -> None:
+    path = change(
+        write(tmp_path / "labels.jsonl", label("one", 1.5)), lambda lines: lines[1].update(log2_ratio=10**400)
+    )
+    with pytest.raises(DataError, match=r"labels.jsonl:2: record 'about one' has log2_ratio inf, which must be"):
+        read_labels(path)

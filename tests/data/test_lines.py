@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import lzma
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -68,3 +70,27 @@ def test_a_compressed_file_is_read_and_unpacked_where_rows_are_missing(tmp_path:
     opened(path, "a", "b").add([{"value": 2}])
     assert not packed.exists()
     assert json.loads(path.read_text().splitlines()[-1]) == {"value": 2, "digest": "b"}
+
+
+def test_a_file_of_something_else_without_a_line_end_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("my precious notes", encoding="utf-8")
+    with pytest.raises(InputError, match=r"rows\.jsonl holds something else than .*would be lost"):
+        opened(path, "a")
+    assert path.read_text(encoding="utf-8") == "my precious notes"
+
+
+def test_half_a_first_line_is_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    opened(path, "a")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5])
+    assert opened(path, "a").rows == []
+    assert path.read_bytes() == whole
+
+
+def test_a_write_that_fails_names_its_file(tmp_path: Path) -> None:
+    begun = opened(tmp_path / "rows.jsonl", "a")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with patch("pathlib.Path.open", side_effect=full), pytest.raises(OSError, match=r"rows\.jsonl"):
+        begun.add([{"value": 1}])

@@ -83,8 +83,8 @@ def test_the_head_alone_changes_and_predicts_its_labels(tiny_base: Base, tmp_pat
     head = press.model.head
     encoded = [press.model.encode([tiny_base.tokenizer.encode(one.contexts[0])]) for one in records]
     values = [float(2 + 0.5 * head.features(one.gists).detach() @ hidden) for one in encoded]
-    shift = min(values)
-    labels = labels_of(records, tmp_path, [value - shift for value in values])
+    low, high = min(values), max(values)
+    labels = labels_of(records, tmp_path, [1 + 2 * (value - low) / (high - low) for value in values])  # 2, 4, 8 reach
     before = {name: tensor.clone() for name, tensor in press.model.state_dict().items()}
     seen: list[tuple[int, int]] = []
     fit, left_out = fit_head(press, records, labels, tmp_path / "out", progress=lambda *at: seen.append(at))
@@ -132,3 +132,19 @@ def test_presses_without_a_head_and_too_few_texts_are_refused(tiny_base: Base, t
     with pytest.raises(DataError, match=r"19 of 24 records can be fitted to, and 20 are the fewest; 5 records without"):
         fit_head(press, [*records[:19], *texts(64)[40:45]], labels, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_no_candidate_reaches_are_refused_or_brought_to_the_end(tiny_base: Base, tmp_path: Path) -> None:
+    press = Press(make_model(config_for(tiny_base), tiny_base), tiny_base, None, "feed")
+    records = texts(40)
+    lowest, highest = (float(np.log2(press.config.candidates[place])) for place in (0, -1))
+    labels = labels_of(records, tmp_path, [highest + 3] * 10 + [0.0] * 10 + [lowest, highest] * 10)
+    with pytest.raises(
+        DataError, match=rf"outside {lowest:g} to {highest:g}, .* as have 20 of 40; give --clamp-labels"
+    ):
+        fit_head(press, records, labels, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    within = labels_of(records, tmp_path, [highest] * 10 + [lowest] * 10 + [lowest, highest] * 10)
+    clamped, _ = fit_head(press, records, labels, tmp_path / "out", clamp=True)
+    other, _ = fit_head(press, records, within, tmp_path / "other")
+    assert (clamped.weight == other.weight).all()

@@ -61,7 +61,8 @@ def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """All but the lock."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def test_an_interrupted_labelling_goes_on_even_after_half_a_line(
@@ -197,3 +198,17 @@ def test_files_name_what_made_them(records: list[Record], tiny_base: Base, press
     header = read_labels(tmp_path / "s.jsonl").header
     assert header["made_by"]["base"]["fingerprint"] == tiny_base.fingerprint
     assert header["found"] == {"offset": 6.5, "slope": 2.0}
+
+
+def test_two_labellings_do_not_write_one_file(records: list[Record], tiny_base: Base, tmp_path: Path) -> None:
+    out = tmp_path / "labels.jsonl"
+
+    class Meanwhile(Counting):
+        def measure(self, items: Sequence[Item]) -> list[Row]:
+            if not self.measured:
+                with pytest.raises(InputError, match=r"another labelling is running for .*labels\.jsonl; wait"):
+                    make_labels(Counting(tiny_base.tokenizer), records, out)
+            return super().measure(items)
+
+    assert make_labels(Meanwhile(tiny_base.tokenizer), records, out).measured == len(records)
+    assert make_labels(Counting(tiny_base.tokenizer), records, out).kept == len(records)

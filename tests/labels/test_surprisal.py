@@ -99,6 +99,7 @@ def test_too_few_labels_in_common_or_all_alike_are_refused(
     few = read_labels(_labels_of(tmp_path / "few.jsonl", {one.contexts[0]: float(i) for i, one in enumerate(records)}))
     with pytest.raises(InputError, match="has labels of 4 of the 4 texts"):
         make_labels(SurprisalLabels(tiny_base, like=few), records, tmp_path / "a.jsonl")
+    assert not (tmp_path / "a.jsonl.part").exists()  # found out before anything is measured
     many = [make_record(i, f"the fox {i} was there") for i in range(12)]
     alike = read_labels(_labels_of(tmp_path / "alike.jsonl", dict.fromkeys((one.contexts[0] for one in many), 2.0)))
     with pytest.raises(InputError, match=r"the labels in .*alike.jsonl of the 12 texts in common are all the same"):

@@ -21,6 +21,9 @@ def fit(
         str | None,
         typer.Option("--hold-out", metavar="PATH", help="Leaves a fifth of its passages out, to judge on."),
     ] = None,
+    clamp_labels: Annotated[
+        bool, typer.Option("--clamp-labels", help="Brings labels outside the candidates' range to its end.")
+    ] = False,
     base: Base = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -44,6 +47,7 @@ def fit(
             known,
             out,
             hold_out=held,
+            clamp=clamp_labels,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if as_json:

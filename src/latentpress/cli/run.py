@@ -33,6 +33,7 @@ _REMEDIES = {
     errno.EACCES: "change its permissions, or give another path",
     errno.EROFS: "give a path on a file system that can be written",
     errno.ENOSPC: "free some space and run the same command again; what was done is kept",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f) and run the same command again; what was done is kept",
     errno.EDQUOT: "free some space and run the same command again; what was done is kept",
 }
 

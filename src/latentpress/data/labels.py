@@ -164,7 +164,16 @@ def _read_label(row: Any, where: str) -> DensityLabel:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise DataError(f"{where}: field {name!r} is {value!r}, not {_KINDS[kind]}; {_REMEDY}")
     own = {name: values.pop(name) for name in kinds}
-    value = float(own.pop("log2_ratio"))
+    if own["tokens"] < 1:
+        raise DataError(
+            f"{where}: record {own['id']!r} has {own['tokens']} tokens, and no label without any; leave the line out, "
+            f"or {_REMEDY}"
+        )
+    given = own.pop("log2_ratio")
+    try:
+        value = float(given)
+    except OverflowError:  # JSON's whole numbers know no limit
+        value = math.inf
     if not (math.isfinite(value) and value >= 0):
         raise DataError(
             f"{where}: record {own['id']!r} has log2_ratio {value:g}, which must be a finite number of at least 0 "

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from latentpress.errors import InputError
-from latentpress.files import replacing
+from latentpress.files import naming, replacing
 
 Row = dict[str, Any]
 """One JSON object."""
@@ -64,8 +64,8 @@ class ResumableLines:
         self.rows += made
 
     def _append(self, rows: Sequence[Row]) -> None:
-        with self.path.open("ab") as file:  # bytes: "\n" stays "\n" on every system
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        with naming(self.path), self.path.open("ab") as file:  # bytes: "\n" stays "\n" on every system
+            file.write(b"".join(map(_line, rows)))
 
     def _read(self, made_by: Row) -> list[Row]:
         packed = self.path.with_name(f"{self.path.name}.xz")
@@ -74,6 +74,11 @@ class ResumableLines:
         content = self.path.read_bytes() if self.path.exists() else b""
         whole, _, cut = content.rpartition(b"\n")
         if not whole:
+            if not _line(made_by).startswith(cut):
+                raise InputError(
+                    f"{self.path} holds something else than {self._wording.kind}, which would be lost; "
+                    f"{self._wording.remedy}"
+                )
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_bytes(b"")
             self._append([made_by])
@@ -111,6 +116,10 @@ class ResumableLines:
         for line, (row, digest) in enumerate(zip(rows, self._digests, strict=False), 2):
             if row.get(self._key) != digest:
                 raise InputError(f"{self.path}, line {line}, {self._wording.other}; {self._wording.remedy}")
+
+
+def _line(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
 def differences(header: Row, made_by: Row) -> str:

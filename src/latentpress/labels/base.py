@@ -73,6 +73,17 @@ class LabelSource(ABC):
     def check(self, item: Item) -> Item | str:
         """The item, or the reason why it cannot be measured."""
 
+    def check_texts(self, digests: Sequence[str]) -> None:
+        """Looks at all texts together before the first is measured.
+
+        Args:
+            digests: SHA-256 of each, see `latentpress.data.labels.text_digest`.
+
+        Raises:
+            InputError: labels could not be made of them.
+        """
+        return
+
     @abstractmethod
     def measure(self, items: Sequence[Item]) -> list[Row]:
         """What labels are computed from, one row an item, which does not depend on the other items."""

@@ -26,6 +26,7 @@ from latentpress.model import PressModel, RatioHead
 from latentpress.press import Press
 from latentpress.tokens import encode_inert
 from latentpress.training.checkpoint import export_press
+from latentpress.training.labelling import Labelling
 from latentpress.windows import Window, passes
 
 LEAST_TEXTS = 20
@@ -107,6 +108,7 @@ def fit_head(
     out: Path,
     *,
     hold_out: Sequence[Record] = (),
+    clamp: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Fit, dict[str, int]]:
     """Fits the head of a press and writes the press with it into a folder.
@@ -117,6 +119,7 @@ def fit_head(
         labels: of the texts.
         out: folder of the press that comes out.
         hold_out: passages a fifth of which, and whatever holds their text, is left out; see `without_held_out`.
+        clamp: brings labels that the press's candidates cannot reach to the end of their range.
         progress: called with texts done and all texts.
 
     Returns:
@@ -124,10 +127,11 @@ def fit_head(
 
     Raises:
         PressError: the press has no head, or one that reads parts of windows.
-        DataError: too few texts have a label.
+        DataError: too few texts have a label, or some labels are outside the candidates' range and not clamped.
     """
     _check(press)
-    texts, left_out = _texts(press, records, labels, hold_out)
+    labelling = Labelling(labels, press.model.policy, clamp=clamp, remedy="give --clamp-labels")
+    texts, left_out = _texts(press, records, labelling, hold_out)
     if len(texts) < LEAST_TEXTS:
         reasons = "".join(f"; {count} records {reason}" for reason, count in left_out.items())
         raise DataError(
@@ -159,12 +163,14 @@ def _check(press: Press) -> None:
 
 
 def _texts(
-    press: Press, records: Sequence[Record], labels: LabelFile, hold_out: Sequence[Record]
+    press: Press, records: Sequence[Record], labelling: Labelling, hold_out: Sequence[Record]
 ) -> tuple[list[tuple[tuple[int, ...], float]], dict[str, int]]:
     """Tokens and label of each text, and what was left out."""
     counts = {"held out": 0, "of several documents": 0, "without a label": 0, "longer than a window": 0}
     kept = without_held_out(records, hold_out)
     counts["held out"] = len(records) - len(kept)
+    labelling.check(kept)
+    labels = labelling.file
     found: dict[str, tuple[tuple[int, ...], float]] = {}
     for record in kept:
         label = labels.labels.get(text_digest(record.contexts[0]))
@@ -178,7 +184,7 @@ def _texts(
                 counts["longer than a window"] += 1
             elif ids:
                 labels.check_tokens(label, len(ids))
-                found[label.sha256] = (ids, label.log2_ratio)
+                found[label.sha256] = (ids, labelling.reached(label))
     return [*found.values()], {reason: count for reason, count in counts.items() if count}
 
 

@@ -6,6 +6,7 @@ LABELS.jsonl         the labels, once everything is measured
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections import Counter
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from latentpress import __version__
 from latentpress.data.labels import FORMAT, VERSION, DensityLabel, label_lines, read_labels, text_digest
@@ -83,7 +86,8 @@ def make_labels(
         progress: told before each batch, and at the end.
 
     Raises:
-        InputError: the file holds labels that were made otherwise, or of other texts, or cannot be read.
+        InputError: the file holds labels that were made otherwise, or of other texts, or cannot be read, or another
+            labelling is at work on it.
         DataError: none of the records can be labelled.
     """
     if out.is_dir():
@@ -91,6 +95,37 @@ def make_labels(
     items, left_out = _choose(source, records, limit)
     if not items:
         raise DataError(f"none of {len(records)} records can be labelled by {source.name}: {_told(left_out)}")
+    source.check_texts([text_digest(item.text) for item in items])
+    with _alone_at(out):
+        return _make(source, items, left_out, out, progress)
+
+
+@contextlib.contextmanager
+def _alone_at(out: Path) -> Iterator[None]:
+    """Keeps other labellings away from the file.
+
+    Raises:
+        InputError: another one is at work on it.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out.with_name(f".{out.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"another labelling is running for {out}; wait, stop it, or give another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(
+    source: LabelSource,
+    items: Sequence[Item],
+    left_out: dict[str, int],
+    out: Path,
+    progress: Callable[[Progress], None],
+) -> Outcome:
     part = out.with_name(f"{out.name}.part")
     header = {"source": source.name, "version": __version__, "made_by": source.made_by}
     digests = [text_digest(item.text) for item in items]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -108,6 +108,11 @@ class SurprisalLabels(LabelSource):
         """See `LabelSource.check`."""
         return item if len(item.ids) > 1 else "of a single token, which nothing is before"
 
+    def check_texts(self, digests: Sequence[str]) -> None:
+        """See `LabelSource.check_texts`: too few of the texts have labels to be like."""
+        if self.like is not None:
+            _in_common(self.like, digests)
+
     def measure(self, items: Sequence[Item]) -> list[Row]:
         """See `LabelSource.measure`."""
         rows = []
@@ -141,16 +146,22 @@ class SurprisalLabels(LabelSource):
         return Finished(log2_ratios=labels, found=asdict(line) | found)
 
 
-def _line_like(like: LabelFile, values: Mapping[str, float]) -> tuple[Line, dict[str, Any]]:
-    """The line whose labels have the mean and the spread of others, over the texts that both are of."""
-    common = sorted(values.keys() & like.labels.keys())
-    x = [-math.log2(max(values[one], _LEAST)) for one in common]
-    y = [like.labels[one].log2_ratio for one in common]
+def _in_common(like: LabelFile, digests: Collection[str]) -> list[str]:
+    """The texts that have labels to be like."""
+    common = sorted({*digests} & like.labels.keys())
     if len(common) < _FEWEST:
         raise InputError(
-            f"{like.path} has labels of {len(common)} of the {len(values)} texts, and --calibrate takes mean and "
+            f"{like.path} has labels of {len(common)} of the {len(digests)} texts, and --calibrate takes mean and "
             f"spread from at least {_FEWEST}; give labels of the same --data"
         )
+    return common
+
+
+def _line_like(like: LabelFile, values: Mapping[str, float]) -> tuple[Line, dict[str, Any]]:
+    """The line whose labels have the mean and the spread of others, over the texts that both are of."""
+    common = _in_common(like, values)
+    x = [-math.log2(max(values[one], _LEAST)) for one in common]
+    y = [like.labels[one].log2_ratio for one in common]
     for numbers, whose in ((x, "surprisals"), (y, f"labels in {like.path}")):
         if not statistics.pstdev(numbers):
             raise InputError(

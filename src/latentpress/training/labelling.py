@@ -38,10 +38,13 @@ class Labelling:
         file: labels.
         policy: whose head learns them.
         clamp: brings labels outside the range of the policy's sizes to its end.
+        remedy: how the user asks for that, for messages.
     """
 
-    def __init__(self, file: LabelFile, policy: RatioPolicy, *, clamp: bool) -> None:
-        self.file, self.policy, self.clamp = file, policy, clamp
+    def __init__(
+        self, file: LabelFile, policy: RatioPolicy, *, clamp: bool, remedy: str = "set clamp_labels=true"
+    ) -> None:
+        self.file, self.policy, self.clamp, self._remedy = file, policy, clamp, remedy
 
     def check(self, records: Sequence[Record]) -> LabelUse:
         """Looks at the labels of some records before they are used.
@@ -62,7 +65,7 @@ class Labelling:
             sizes = f"{self.policy.word()}s {', '.join(map(str, self.policy.candidates))}"
             raise DataError(
                 f"{self.file.path}: record {first.id!r} has log2_ratio {first.log2_ratio:g}, outside {low:g} to "
-                f"{high:g}, which the {sizes} can reach, as have {len(outside)} of {len(found)}; set clamp_labels=true "
+                f"{high:g}, which the {sizes} can reach, as have {len(outside)} of {len(found)}; {self._remedy} "
                 "to bring them to the end of the range, or choose other candidates"
             )
         used = {label.sha256 for label in found}
@@ -78,8 +81,12 @@ class Labelling:
         if label is None:
             return dataclasses.replace(made, log2_ratio=None)
         self.file.check_tokens(label, made.tokens)
+        return dataclasses.replace(made, log2_ratio=self.reached(label))
+
+    def reached(self, label: DensityLabel) -> float:
+        """The log2 ratio of a label, or the end of the range that it is outside of."""
         low, high = self._range(label)
-        return dataclasses.replace(made, log2_ratio=min(high, max(low, label.log2_ratio)))
+        return min(high, max(low, label.log2_ratio))
 
     def _find(self, record: Record) -> DensityLabel | None:
         return self.file.labels.get(text_digest(record.contexts[0])) if len(record.contexts) == 1 else None
