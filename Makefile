@@ -5,7 +5,7 @@ PY := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format typecheck bench pack-gpu train-gpu
+.PHONY: help setup demo test test-ray lint format typecheck bench pack-gpu train-gpu
 
 help: ## show these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,10 @@ demo: setup ## compress a real document and answer questions from its latents
 
 test: setup lint typecheck ## lint, types and all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-ray: setup ## install Ray and test synthesis in a local cluster
+	$(PY) -m pip install --quiet --requirement requirements-ray.lock
+	OMP_NUM_THREADS=1 $(PY) -m pytest -v tests/synthesis/test_on_ray.py $(ARGS)
 
 lint: setup ## check style and format
 	$(PY) -m ruff check .

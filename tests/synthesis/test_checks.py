@@ -14,6 +14,7 @@ from latentpress.synthesis.requests import Request
 TEXT = "In 2010 the treaty was signed in Paris by Clara Weiss, after “ten days” of talks. Nobody had expected it."
 OTHER = "Clara Weiss was born in Oslo in 1961 and studied law there before she went to sea."
 CHINESE = "条约于一九四五年五月一日在巴黎签署，参加者来自十二个国家。"
+PROGRAM = "用 PyTorch 训练模型时，DataLoader 负责读取数据，dropout 设为 0.2，激活函数用 ReLU。每轮之后保存一次权重。"
 
 
 def words(text: str) -> int:
@@ -24,9 +25,10 @@ def passage(text: str, lang: str = "en") -> Passage:
     return Passage(id="p", text=text, tokens=words(text), lang=lang, source="s")
 
 
-def looked_at(reply: str | dict[str, Any], task: str = "qa", *texts: str, cut_off: bool = False) -> Checked:
+def looked_at(
+    reply: str | dict[str, Any], task: str = "qa", *texts: str, cut_off: bool = False, lang: str = "en"
+) -> Checked:
     texts = texts or (TEXT,)
-    lang = "zh" if texts == (CHINESE,) else "en"
     passages = tuple(passage(text, lang) for text in texts)
     request = Request(key="k", task=task, record="p", passages=passages, tokens=1)
     said = reply if isinstance(reply, str) else json.dumps(reply)
@@ -49,6 +51,14 @@ def reasons(checked: Checked) -> list[str]:
         f"Here you are:\n```\n{json.dumps(asked())}\n```\nAnything else?",
         f"Sure! {json.dumps(asked())} I hope this helps.",
         f"<think>\nWhat about {{this}}?\n</think>\n\n{json.dumps(asked())}",
+        f'The form is {{"questions": []}}.\n</think>\n```json\n{json.dumps(asked())}\n```',
+        f'<think>a</think> or {{"questions": ...}}</think>{json.dumps(asked())}',
+        f"<reasoning>{{x}}</reasoning>{json.dumps(asked())}",
+        f"{json.dumps(asked())}\n\nNote: {{this}} is short, and {{}} empty.",
+        f'{{"questions": []}} is too little, so: {json.dumps(asked())} {{"remarks": []}}',
+        json.dumps({"reply": asked()}),
+        json.dumps({**asked(), "remarks": {"questions": []}}),
+        json.dumps({**asked(), "remarks": "</think>"}),
     ],
 )
 def test_json_is_found_with_fences_and_words_around_it(reply: str) -> None:
@@ -67,12 +77,18 @@ def test_json_is_found_with_fences_and_words_around_it(reply: str) -> None:
         ("I cannot help with that.", "no JSON object"),
         ('{"questions": [', "no JSON object"),
         ("[1, 2]", "no JSON object"),
+        ("{" * 5000, "no JSON object"),
+        (json.dumps(asked())[:-1], "no JSON object"),
+        (f"{json.dumps(asked())}</think>", "empty reply"),
+        ('{"summary": "Which {form}?"}', "no list of questions"),
         ("{}", "no list of questions"),
         ('{"questions": []}', "no questions"),
         ('{"questions": ["Who?"]}', "question that is no object"),
         (json.dumps(asked(question=None)), "no question"),
         (json.dumps(asked(question=" ?! ")), "blank question"),
         (json.dumps(asked(answer="")), "blank answer"),
+        (json.dumps(asked(answer="-", in_context=False)), "blank answer"),
+        (json.dumps(asked(answer="...", in_context=False)), "blank answer"),
         (json.dumps(asked(answer=["Paris"])), "no answer"),
         (json.dumps(asked(answer="London")), "answer not in the context"),
         (json.dumps(asked(answer="10")), "answer not in the context"),
@@ -90,7 +106,8 @@ def test_what_cannot_be_used_is_rejected_with_its_reason(reply: str, reason: str
 
 
 def test_a_reply_that_became_too_long_says_so() -> None:
-    assert reasons(looked_at('{"questions": [{"question": "Wh', cut_off=True)) == ["cut off before its end"]
+    for end in ('{"questions": [{"question": "Wh', json.dumps(asked())[:-1]):
+        assert reasons(looked_at(end, cut_off=True)) == ["cut off before its end"]
 
 
 def test_an_answer_of_other_words_is_kept_when_the_teacher_says_so() -> None:
@@ -125,8 +142,37 @@ def test_good_questions_of_a_reply_are_kept_beside_bad_ones() -> None:
         ("十二个国家。", CHINESE, True),
         ("Ｐａｒｉｓ", TEXT, True),
         ("...", TEXT, False),
-        ("`{}`", "Write `{}` there.", True),
-        ("_", "The pattern _ matches.", True),
+        ("`{}`", "Write `{}` there.", False),
+        ("-", "an e-mail - or two", False),
+        ("`x_{}`", "Write `x_{}` there.", True),
+        ("$1,234.50", "It cost $1,234.50.", True),
+        ("1,234.50", "It cost $1,234.50.", True),
+        ("234.50", "It cost $1,234.50.", False),
+        ("1,234", "It cost $1,234.50.", False),
+        ("50", "It cost $1,234.50.", False),
+        ("1,234", "Of 1,234, and 50.", True),
+        ("e-mail", "He sent an e-mail.", True),
+        ("mail", "He sent an e-mail.", False),
+        ("-mail", "He sent an e-mail.", False),
+        ("e", "He sent an e-mail.", False),
+        ("mail", "He sent an e‑mail.", False),
+        ("mail", "E-mail is no mail.", True),
+        ("1914", "The war (1914-1918) ended.", True),
+        ("1918", "The war (1914-1918) ended.", True),
+        ("1914-1918", "The war (1914-1918) ended.", True),
+        ("Smith", "It was Smith's house.", True),
+        ("Smith", "It was Smith’s house.", True),
+        ("Smith's", "It was Smith's house.", True),
+        ("Smiths", "It was the Smiths' house.", True),
+        ("s", "It was Smith's house.", False),
+        ("didn", "He didn't.", False),
+        ("t", "He didn't.", False),
+        ("Brien", "Then O'Brien came.", False),
+        ("O", "Then O'Brien came.", False),
+        ("été", "Pendant l'été 1914.", True),
+        ("Italia", "Il nord dell’Italia.", True),
+        ("l", "Pendant l'été 1914.", False),
+        ("上海", "从北京-上海的铁路", True),
     ],
 )
 def test_an_answer_stands_in_a_text_as_whole_words(answer: str, text: str, stands: bool) -> None:
@@ -158,6 +204,62 @@ def test_a_summary_is_shorter_than_its_text_and_in_its_language() -> None:
         assert reasons(looked_at({"summary": "巴黎条约"}, task)) == ["other language than its text"]
         assert reasons(looked_at({"summary": "--"}, task)) == ["blank summary"]
         assert reasons(looked_at({"text": "Treaty."}, task)) == ["no summary"]
-    assert looked_at({"summary": "PyTorch, ReLU, dropout 0.2：巴黎"}, "summary", CHINESE).summary is not None
     assert looked_at({"summary": "巴黎条约，十二国"}, "summary", CHINESE).summary == "巴黎条约，十二国"
-    assert reasons(looked_at({"summary": "A treaty."}, "summary", CHINESE)) == ["other language than its text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reply", "accepted"),
+    [
+        (TEXT, "Кто подписал договор?", False),
+        (TEXT, "من وقع المعاهدة؟", False),
+        (TEXT, "Ποιος υπέγραψε;", False),
+        (TEXT, "Who signed the Договор?", True),
+        (TEXT, "Wer hat den Vertrag unterzeichnet?", True),  # which a script does not tell
+        (TEXT, "1 + 1 = ?", True),
+        ("Договор подписали в Париже в 2010 году, после десяти дней переговоров.", "Кто подписал договор?", True),
+        ("Договор подписали в Париже в 2010 году, после десяти дней переговоров.", "Who signed it?", False),
+        ("조약은 1945년 5월 1일 파리에서 열두 나라가 모인 가운데 서명되었다.", "조약은 어디에서 서명되었나?", True),
+        ("조약은 1945년 5월 1일 파리에서 열두 나라가 모인 가운데 서명되었다.", "条约在哪里签署？", False),
+        ("条約は一九四五年五月一日にパリで署名された。", "どこで署名された？", True),
+        (CHINESE, "Where is 巴黎?", False),
+        (CHINESE, "A treaty.", False),
+        (PROGRAM, "PyTorch 的 DataLoader 做什么？", True),
+        (PROGRAM, "PyTorch, ReLU, dropout 0.2：训练", True),
+        (PROGRAM, "What is PyTorch 训练?", False),
+        (PROGRAM, "PyTorch DataLoader?", False),
+    ],
+)
+def test_questions_and_summaries_are_in_the_script_of_their_text(text: str, reply: str, accepted: bool) -> None:
+    wrong = [] if accepted else ["other language than its text"]
+    answer = "2010" if "2010" in text else text[:2]
+    assert reasons(looked_at(asked(question=reply, answer=answer), "qa", text)) == wrong
+    assert reasons(looked_at({"summary": reply}, "summary", text)) == wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "accepted"),
+    [
+        (TEXT, "Анна", False),
+        (TEXT, "安娜", False),
+        (TEXT, "12", True),
+        (f"{TEXT} They called it 条约.", "条约", True),
+        (CHINESE, "是", True),
+        (CHINESE, "12", True),
+        (CHINESE, "Paris", False),
+        (PROGRAM, "ReLU", True),
+        (PROGRAM, "ReLU、DataLoader", True),
+        (PROGRAM, "TensorFlow", False),
+    ],
+)
+def test_an_answer_out_of_context_is_in_the_script_of_its_text_or_made_of_its_words(
+    text: str, answer: str, accepted: bool
+) -> None:
+    question = "Where was it signed?" if text.startswith(TEXT) else "在哪里签署？"
+    checked = looked_at(asked(question=question, answer=answer, in_context=False), "qa", text)
+    assert reasons(checked) == ([] if accepted else ["other language than its text"])
+
+
+@pytest.mark.parametrize("lang", ["zh", "ZH", "zh-Hant", "zho", "cmn", "yue", "Chinese", "en", "und", ""])
+def test_a_chinese_text_has_chinese_questions_whatever_its_tag(lang: str) -> None:
+    assert len(looked_at(asked(question="条约在哪里签署？", answer="巴黎"), "qa", CHINESE, lang=lang).questions) == 1
+    assert looked_at(asked(answer="巴黎"), "qa", CHINESE, lang=lang).questions == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -110,11 +111,19 @@ def test_what_an_answer_leaves_out_is_not_known(serve: Serve, body: bytes, expec
         ),
         (Answer(body=b'{"choices": [{"mess'), ("broken JSON", '{"choices": [{"mess'), True, False),
         (Answer(body=b""), ("broken JSON", "nothing"), True, False),
-        (Answer(body=b'{"error": "overloaded"}'), ("no chat completion", "overloaded"), False, False),
+        (Answer(body=b'{"error": "overloaded"}'), ("answered with an error: 'overloaded'",), True, False),
+        (
+            Answer(body=b'{"error": {"code": 502, "message": "Upstream is \\u00fcber\\nloaded"}, "choices": []}'),
+            ("answered with an error: 'Upstream is über loaded'", "run again later"),
+            True,
+            False,
+        ),
+        (Answer(headers={"Content-Encoding": "gzip"}, body=b"no gzip"), ("broke off its answer",), True, False),
         (Answer(body=b'{"choices": []}'), ("no chat completion",), False, False),
         (Answer(body=b'{"choices": [{"message": {"content": "\\ud83d"}}]}'), ("no chat completion",), False, False),
         (Answer(status=400, body=b"too long"), ("answered 400: 'too long'", "--reply-tokens"), False, False),
         (Answer(status=401, body=b"no key"), ("answered 401", "LATENTPRESS_TEACHER_KEY"), False, True),
+        (Answer(status=402, body=b"no money"), ("answered 402: 'no money'", "balance of the account"), False, True),
         (Answer(status=404, body=b"no model"), ("answered 404: 'no model'", "--model"), False, True),
         (Answer(status=302, headers={"Location": "http://elsewhere/"}), ("points to http://elsewhere/",), False, True),
         (Answer(status=500, body=b"<html>oops</html>"), ("answered 500: '<html>oops</html>'",), True, False),
@@ -156,11 +165,41 @@ def test_an_endless_answer_is_not_read_to_its_end(serve: Serve) -> None:
 
 @pytest.mark.parametrize(
     "place",
-    ["localhost:8000/v1", "ftp://a/v1", "http://", "http://a:port/v1", "https://me:secret@a/v1", "http://a?k=secret"],
+    [
+        *("localhost:8000/v1", "ftp://a/v1", "http://", "http://a:port/v1", "http://[::1/v1", "http://[zz]/v1"),
+        *("http://a\0/v1", "http://a/v1\n", "http://a\udc80/v1", "http://a/v\udc801", "http://a-.\u200d/v1"),
+        *("https://me:secret@a/v1", "http://a?k=secret", "http://me:secret@[::1/v1", "http://me:pa/secret@a/v1"),
+        "http://a/" + "b" * 70_000,
+    ],
+    ids=ascii,
 )
 def test_what_is_no_address_is_refused_and_no_secret_repeated(place: str) -> None:
     with pytest.raises(InputError) as caught:
-        checked_address(place)
+        Endpoint(TeacherSpec.parse(f"openai:{place}", "good"))
+    said = str(caught.value)
+    assert "secret" not in said
+    assert said.isprintable()
+    assert len(said) < 400
+    assert "secret" in place or repr(place)[1:20] in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1", "socksio"),
+        ("http_proxy", "me:secret:baz", "no address"),
+        ("HTTPS_PROXY", "socks4://me:secret@x", "of another kind"),
+        ("SSL_CERT_FILE", "/none/such", "certificates"),
+    ],
+)
+@pytest.mark.usefixtures("serve")  # an environment without proxies
+def test_a_proxy_or_certificates_that_cannot_be_used_are_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, part: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=rf"{name}.*{part}|{part}.*{name}") as caught:
+        Endpoint(TeacherSpec.parse("openai:https://127.0.0.1:1/v1", "good"))
     assert "secret" not in str(caught.value)
 
 
@@ -176,18 +215,100 @@ def test_retry_after_is_read_in_both_its_forms() -> None:
     assert soon is not None
     assert 25 < soon <= 30
     assert [retry_after(value) for value in (None, "soon", "inf", "")] == [None] * 4
+    assert (retry_after("Fri, 31 Dec 9999 23:59:59 -0500") or 0) > 1e10
+    assert retry_after(f"Fri, 31 Dec {'9' * 30} 23:59:59 GMT") is None
+    assert retry_after("Fri, 31 Dec 1999 23:59:59 -0000") == 0
 
 
 def test_a_request_is_tried_again_until_it_is_answered(serve: Serve) -> None:
     bad = [Answer(status=500), Answer(body=b'{"cho'), Answer(status=503, body=b"<html>busy</html>")]
     teacher = serve(lambda _, number: bad[number] if number < 3 else "Good day.")
     (entry,), stopped, budget = ask(teacher)
-    assert (entry.reply, entry.tries, stopped, budget.requests, budget.tokens) == ("Good day.", 4, None, 4, 110)
+    assert (entry.reply, entry.tries, stopped, budget.requests, budget.tokens) == ("Good day.", 4, None, 4, 110 + 102)
     assert not entry.estimated
 
 
-def test_waits_grow_from_try_to_try(serve: Serve) -> None:
-    teacher = serve(lambda _, number: Answer(status=500) if number < 3 else "Good day.")
+@pytest.mark.parametrize("status", [501, 505, 507, 520, 521, 527, 530, 599])
+def test_whatever_is_wrong_with_the_server_is_tried_again(serve: Serve, status: int) -> None:
+    (entry,), _, _ = ask(serve(lambda _, number: "Good day." if number else Answer(status=status)))
+    assert (entry.reply, entry.tries) == ("Good day.", 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "lost"),
+    [
+        (Answer(body=b'{"choices'), (100, 3)),
+        (Answer(body=completion("x" * 9000)[:-9]), (100, 50)),
+        (Answer(body=b'{"error": "overloaded"}'), (100, 6)),
+        (Answer(headers={"Content-Encoding": "gzip"}, body=b"no gzip"), (100, 50)),
+        (Answer(status=504), (100, 50)),
+        (Answer(delay=1.0), (100, 50)),
+        (Answer(status=500, body=b"x" * 9000), (0, 0)),
+        (Answer(status=429), (0, 0)),
+    ],
+    ids=["broken", "long", "error", "broken off", "gateway", "mute", "down", "busy"],
+)
+def test_a_try_that_the_teacher_may_have_worked_on_is_charged(
+    serve: Serve, answer: Answer, lost: tuple[int, int]
+) -> None:
+    teacher = serve(lambda _, number: "Good day." if number else answer)
+    (entry,), _, budget = ask(teacher, timeout=0.5)
+    assert (entry.reply, entry.prompt_tokens, entry.reply_tokens) == ("Good day.", 100, 10)
+    assert (entry.lost_prompt_tokens, entry.lost_reply_tokens) == lost
+    assert budget.tokens == entry.tokens_in + entry.tokens_out == 110 + sum(lost)
+
+
+def test_a_budget_of_tokens_holds_where_no_try_brings_a_reply(serve: Serve) -> None:
+    teacher = serve(lambda *_: Answer(body=completion("x" * 9000)[:-9]))
+    entries, stopped, budget = ask(teacher, 9, concurrency=2, max_tokens=500)
+    assert (len(teacher.prompts), budget.tokens) == (3, 450)
+    assert sum(entry.tokens_in + entry.tokens_out for entry in entries) == 450
+    assert "--max-tokens" in (stopped or "")
+
+
+UNSUPPORTED = {
+    "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'.",
+    "temperature": "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default is.",
+    "seed": '{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}',
+}
+
+
+@pytest.mark.parametrize("names", [("max_tokens",), ("seed",), ("max_tokens", "seed", "temperature")], ids=str)
+def test_parameters_that_the_teacher_does_not_support_are_sent_no_more(serve: Serve, names: tuple[str, ...]) -> None:
+    def script(_: str, number: int) -> Answer | str:
+        wrong = [name for name in names if name in teacher.bodies[number]]
+        body = json.dumps({"error": {"message": UNSUPPORTED[wrong[0]]}}).encode() if wrong else b""
+        return Answer(status=422 if wrong[0] == "seed" else 400, body=body) if wrong else "Good day."
+
+    teacher = serve(script)
+    entries, stopped, budget = ask(teacher, 6, concurrency=2, tries=1, first_wait=30.0)
+    assert ([entry.reply for entry in entries], stopped) == (["Good day."] * 6, None)
+    assert {entry.refused for entry in entries} == {", ".join(names)}
+    assert budget.requests == len(teacher.bodies) <= 6 + 2 * len(names)
+    limit = "max_completion_tokens" if "max_tokens" in names else "max_tokens"
+    assert teacher.bodies[-1][limit] == 50
+    assert set(teacher.bodies[-1]) == {"model", "messages", limit, "temperature", "seed"} - set(names)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "max_tokens is too large: 50. This model supports at most 40 completion tokens.",
+        "temperature must be between 0 and 0.5",
+        "You asked for 5000 tokens; reduce max_tokens. Unknown texts are too long, too.",
+        "Unsupported parameter: 'model'",
+    ],
+)
+def test_a_parameter_with_a_value_that_does_not_suit_is_still_sent(serve: Serve, said: str) -> None:
+    teacher = serve(lambda *_: Answer(status=400, body=said.encode()))
+    (entry,), _, _ = ask(teacher)
+    assert (entry.tries, len(teacher.bodies)) == (1, 1)
+    assert "does not suit it" in (entry.error or "")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "0"}, {"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}])
+def test_waits_grow_from_try_to_try(serve: Serve, headers: dict[str, str]) -> None:
+    teacher = serve(lambda _, number: Answer(status=500, headers=headers) if number < 3 else "Good day.")
     ask(teacher, first_wait=0.1)
     waits = [b - a for a, b in zip(teacher.times, teacher.times[1:], strict=False)]
     assert all(wait >= least for wait, least in zip(waits, (0.05, 0.1, 0.2), strict=True))

@@ -92,6 +92,21 @@ def test_a_run_that_came_to_nothing_does_not_stand_in_the_way(tmp_path: Path) ->
     assert Journal(tmp_path, {"model": "better"}).reply("a") is not None
 
 
+@pytest.mark.parametrize("content", [b"my precious notes", b"\n", b"\nnotes", b'{"latentpress synth": 1, "my": 2'])
+def test_a_file_that_is_no_journal_is_not_overwritten(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / JOURNAL).write_bytes(content)
+    with pytest.raises(InputError, match=r"journal.jsonl is no journal of a synthesis; move it away, or give another"):
+        Journal(tmp_path, MADE_BY)
+    assert (tmp_path / JOURNAL).read_bytes() == content
+
+
+def test_tokens_of_tries_without_a_reply_count(tmp_path: Path) -> None:
+    Journal(tmp_path, MADE_BY).add(entry("a", lost_prompt_tokens=30, lost_reply_tokens=4))
+    journal = Journal(tmp_path, MADE_BY)
+    journal.add(entry("b", None, error="gone", prompt_tokens=0, reply_tokens=0, lost_prompt_tokens=5))
+    assert (journal.tokens_in, journal.tokens_out, journal.tokens_lost) == (45, 6, 39)
+
+
 def test_a_folder_of_something_else_and_a_damaged_journal_are_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.doc").write_text("x")
     with pytest.raises(InputError, match=r"holds thesis.doc and no journal.jsonl; give a folder of its own"):

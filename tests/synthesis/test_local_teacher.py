@@ -83,11 +83,23 @@ def test_teachers_are_told_by_their_words() -> None:
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none.gguf: no such file; give a model in one GGUF file"):
         check_teacher(TeacherSpec.parse(f"gguf:{tmp_path / 'none.gguf'}", None))
+    (tmp_path / "other.gguf").write_bytes(b"a file that is no GGUF")
     (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really")
-    with pytest.raises(BaseModelError, match=r"cannot unpack .*bad.gguf"):
+    with pytest.raises(BaseModelError, match=r"cannot unpack .*bad.gguf.*; give a whole GGUF") as caught:
         open_teacher(TeacherSpec.parse(f"gguf:{tmp_path / 'bad.gguf'}", None))
-    with pytest.raises(BaseModelError, match="there is no base model"):
-        open_teacher(TeacherSpec.parse(f"hf:{tmp_path / 'none'}", None))
+    assert "install" not in str(caught.value)
+    for look in (open_teacher, check_teacher):
+        with pytest.raises(InputError, match=r"other.gguf is no GGUF"):
+            look(TeacherSpec.parse(f"gguf:{tmp_path / 'other.gguf'}", None))
+        with pytest.raises(BaseModelError, match="there is no base model"):
+            look(TeacherSpec.parse(f"hf:{tmp_path / 'none'}", None))
+
+
+def test_a_device_that_is_not_there_is_named_before_it_is_needed(tiny_base_folder: Path) -> None:
+    spec = TeacherSpec.parse(f"hf:{tiny_base_folder}", None, device="cuda:99")
+    with pytest.raises(InputError, match="cuda:99"):
+        check_teacher(spec)
+    check_teacher(spec, elsewhere=True)
 
 
 @pytest.mark.slow

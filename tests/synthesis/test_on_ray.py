@@ -1,18 +1,23 @@
-"""The same on a local Ray cluster; needs the extra `ray`."""
+"""The same on a local Ray cluster, which needs the extra `ray`, and its parts without one."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from teacher_server import Answer, Script, Teacher, document, good, rows_of
 
 from latentpress.data.records import read_records
 from latentpress.errors import InputError
-from latentpress.synthesis.settings import RaySettings
+from latentpress.synthesis import on_ray
+from latentpress.synthesis.journal import Entry
+from latentpress.synthesis.on_ray import Worker
+from latentpress.synthesis.settings import Patience, RaySettings, TeacherSpec
 
 if TYPE_CHECKING:
     from latentpress.synthesis.run import Outcome
@@ -80,6 +85,68 @@ def test_a_cluster_stops_where_the_teacher_refuses_the_key(serve: Serve, synth: 
     outcome = synth(teacher, ray=RaySettings(), concurrency=1)
     assert "LATENTPRESS_TEACHER_KEY" in (outcome.stopped or "")
     assert outcome.replied == 0
+
+
+def batch_of(count: int, name: str, tries: int = 2) -> dict[str, Any]:
+    rows = [{"key": f"{name}-{i}", "task": "qa", "record": "r", "tokens": 10, "text": "hi"} for i in range(count)]
+    return {"request": [json.dumps({**row, "tries": tries}) for row in rows]}
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 3])
+def test_a_worker_notices_a_dead_teacher_over_batches(serve: Serve, concurrency: int) -> None:
+    teacher = serve(lambda *_: Answer(status=500, body=b"dead"))
+    spec = TeacherSpec.parse(f"openai:{teacher.address}", "good", timeout=5.0)
+    worker = Worker(spec, Patience(concurrency=concurrency, first_wait=0.001))
+    stops = [any(worker(batch_of(concurrency, str(number)))["stopped"]) for number in range(6)]
+    batches = math.ceil(3 / concurrency)
+    assert stops == [number >= batches - 1 for number in range(6)]
+    assert len(teacher.prompts) <= 2 * concurrency * batches
+
+
+def test_a_worker_forgets_failures_with_a_reply_and_remembers_refused_parameters(serve: Serve) -> None:
+    def script(_: str, number: int) -> Answer | str:
+        if "seed" in teacher.bodies[number]:
+            return Answer(status=400, body=b"Unrecognized request argument supplied: seed")
+        return Answer(status=500) if number % 3 else "Good day."
+
+    teacher = serve(script)
+    spec = TeacherSpec.parse(f"openai:{teacher.address}", "good", timeout=5.0)
+    worker = Worker(spec, Patience(concurrency=1, first_wait=0.001))
+    assert not any(any(worker(batch_of(1, str(number), tries=1))["stopped"]) for number in range(9))
+    assert ["seed" in body for body in teacher.bodies] == [True] + [False] * 9
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are asked for in this process, by a worker of its own for each wave, as in a cluster."""
+
+    def results(rows: list[dict[str, str]], spec: TeacherSpec, patience: Patience, _: Any, failed: int) -> Any:
+        worker = on_ray.Worker(spec, patience, failed)
+        for at in range(0, len(rows), patience.concurrency):
+            batch = worker({"request": [row["request"] for row in rows[at : at + patience.concurrency]]})
+            entries = [Entry(**json.loads(entry)) for entry in batch["entry"] if entry]
+            yield entries, next((why for why in batch["stopped"] if why), "")
+
+    monkeypatch.setattr(on_ray, "_results", results)
+    monkeypatch.setattr("latentpress.synthesis.run.check_ray", lambda: None)
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_a_dead_teacher_is_noticed_over_waves_of_one_request(serve: Serve, synth: Synth) -> None:
+    teacher = serve(lambda *_: Answer(status=500, body=b"dead"))
+    outcome = synth(teacher, ray=RaySettings(), max_tokens=1200, tries=1, concurrency=1)
+    assert "3 requests in a row had no reply" in (outcome.stopped or "")
+    assert len(teacher.prompts) == 3
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_a_cluster_counts_tries_that_the_teacher_may_have_worked_on(serve: Serve, synth: Synth) -> None:
+    teacher = serve(lambda *_: Answer(body=b'{"cho' + b"x" * 900))
+    outcome = synth(teacher, ray=RaySettings(), max_tokens=3000, tries=3, concurrency=1, first_wait=0.001)
+    spent = outcome.card["spent"]
+    assert "--max-tokens" in (outcome.stopped or "")
+    assert 2000 < spent["tokens_without_reply"] == spent["tokens_in"] + spent["tokens_out"] <= 3000
+    assert len(teacher.prompts) == spent["requests"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from latentpress.errors import DataError, InputError
 from latentpress.synthesis.corpus import Corpus, read_corpus
 from latentpress.synthesis.groups import related_groups
-from latentpress.synthesis.likeness import SeenTexts, is_cjk, language_of
-from latentpress.synthesis.passages import Cutter
+from latentpress.synthesis.likeness import SeenTexts, language_of, script_of
+from latentpress.synthesis.passages import Cutter, Passage
 from latentpress.synthesis.settings import Plan
 
 CHINESE = "条约于一九四五年五月一日在巴黎签署。" * 3 + "参加者来自十二个国家，其中包括法国！" * 4
@@ -81,7 +81,24 @@ def test_language_is_told_by_the_script() -> None:
         "en",
         "en",
     ]
-    assert is_cjk("CPU 缓存 分 L1 L2")
+    assert [language_of(text) for text in ("CPU 缓存 分 L1 L2", "条約はパリで署名された。", "조약은 파리에서")] == [
+        "zh",
+        "ja",
+        "ko",
+    ]
+
+
+def test_a_passage_is_in_the_script_of_most_of_its_letters() -> None:
+    assert [script_of(text) for text in ("Grüße, ﬁne", "Договор of 1990", "وقع", "πέτρα", "12, 13", "ｆｕｌｌ")] == [
+        "LATIN",
+        "CYRILLIC",
+        "ARABIC",
+        "GREEK",
+        None,
+        "LATIN",
+    ]
+    program = "缓存 " + "for each one of the items in the list print it " * 2
+    assert [script_of(program, lang) for lang in ("", "en", "zh-CN")] == ["LATIN", "LATIN", "HAN"]
 
 
 def test_repeated_and_nearly_repeated_texts_are_told() -> None:
@@ -108,6 +125,19 @@ def test_rows_text_files_and_compressed_files_become_passages(tmp_path: Path, re
     assert len({passage.id for passage in found.passages}) == len(found.passages)
 
 
+@pytest.mark.parametrize("name", ["BOOK.TXT", "Book.Md"])
+def test_text_files_are_told_by_their_suffix_in_either_case(
+    tmp_path: Path, read: Callable[..., Corpus], name: str
+) -> None:
+    (tmp_path / name).write_text(document(1, sentences=4), encoding="utf-8")
+    assert [passage.text for passage in read(tmp_path / name).passages] == [document(1, sentences=4)]
+
+
+def test_a_data_file_that_is_missing_is_not_looked_up_on_the_hub(read: Callable[..., Corpus]) -> None:
+    with pytest.raises(DataError, match=r"no such file; give a \.jsonl file"):
+        read("corpora/NEWS.JSONL.XZ", field="content")
+
+
 def test_a_limit_takes_the_first_passages_and_reads_no_further(tmp_path: Path, read: Callable[..., Corpus]) -> None:
     path = write_corpus(tmp_path / "a.jsonl", 3)
     path.write_text(path.read_text() + "not JSON\n")
@@ -127,6 +157,8 @@ def test_a_field_of_another_name_is_read(tmp_path: Path, read: Callable[..., Cor
     [
         ("a.txt", "Grüße aus München".encode("latin-1"), "is not UTF-8"),
         ("a.txt", "Grüße".encode("utf-16"), "byte order mark of UTF-16"),
+        ("a.txt", b"\xff\xfe\x00\x00" + "Grüße".encode("utf-32-le"), "byte order mark of UTF-32"),
+        ("a.txt", b"\x00\x00\xfe\xff" + "Grüße".encode("utf-32-be"), "byte order mark of UTF-32"),
         ("a.txt", b"", "is empty"),
         ("a.jsonl", b'{"text": "Gr\xfc\xdfe"}\n', "is not UTF-8"),
         ("a.jsonl", b"", "holds no rows"),
@@ -162,6 +194,24 @@ def test_groups_hold_related_passages_of_one_source_and_no_more_tokens_than_allo
         assert len({passage.source for passage in group}) == 1
         assert len({"вулкан" in passage.text for passage in group}) == 1
     assert related_groups(passages, cutter, most=3, tokens=100) == []
+
+
+@pytest.mark.parametrize("most", [2, 3])
+def test_a_corpus_that_grows_at_its_end_keeps_its_groups(cutter: Cutter, most: int) -> None:
+    passages = [
+        Passage(id=str(i), text=document(i, sentences=2), tokens=100, lang="en", source=f"s{i % 2}") for i in range(120)
+    ]
+
+    def groups(count: int) -> list[tuple[Passage, ...]]:
+        return related_groups(passages[:count], cutter, most=most, tokens=300)
+
+    assert groups(120) == groups(120)
+    before: set[tuple[Passage, ...]] = set()
+    for count in range(10, 121, 10):
+        now = set(groups(count))
+        assert before <= now
+        before = now
+    assert sum(map(len, before)) > 0.75 * len(passages)
 
 
 def test_numbers_that_make_no_sense_are_refused() -> None:

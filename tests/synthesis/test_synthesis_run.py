@@ -178,6 +178,19 @@ def test_tasks_and_passages_can_be_added_to_a_folder(serve: Serve, synth: Synth,
     ]
 
 
+def test_a_higher_limit_keeps_all_records_about_several_passages(
+    serve: Serve, synth: Synth, corpus: Path, out: Path
+) -> None:
+    write_corpus(corpus, 24)
+    teacher, before = serve(good), set[str]()
+    for limit, groups in ((5, 2), (10, 4), (24, 10)):
+        outcome = synth(teacher, tasks=("multi-document",), documents=2, limit=limit, max_passage_tokens=2000)
+        now = {record.id for record in read_records(out / "records.jsonl")}
+        assert before < now
+        assert len(now) == outcome.total == len(teacher.prompts) == groups
+        before = now
+
+
 def test_a_folder_of_other_settings_or_another_corpus_is_refused(
     serve: Serve, synth: Synth, out: Path, tmp_path: Path
 ) -> None:
@@ -315,6 +328,43 @@ def test_an_interruption_keeps_what_came(serve: Serve, synth: Synth, out: Path) 
     assert len(read_records(out / "records.jsonl")) == 4  # four with questions, one of them with a summary
     assert synth(teacher).kept == 5
     assert len(teacher.prompts) == 12
+
+
+def test_an_error_that_nobody_foresaw_keeps_what_came(serve: Serve, synth: Synth, out: Path) -> None:
+    teacher = serve(good)
+
+    def fail(now: Any) -> None:
+        if now.done == 5:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        synth(teacher, concurrency=1, show=fail)
+    assert len(read_records(out / "records.jsonl")) == 4
+    assert json.loads((out / "card.json").read_text())["spent"]["requests"] == 5
+
+
+def test_what_tries_without_a_reply_may_have_cost_is_in_budget_and_card(serve: Serve, synth: Synth, out: Path) -> None:
+    teacher = serve(lambda *_: Answer(body=b'{"cho' + b"x" * 900))
+    asked = []
+    for allowed in (5000, 5000, 9000):
+        outcome = synth(teacher, max_tokens=allowed, tries=9, concurrency=1, per_million_in=1e6, tasks=("qa",))
+        spent = outcome.card["spent"]
+        asked.append(len(teacher.prompts))
+        assert "--max-tokens" in (outcome.stopped or "")
+        assert spent["requests"] == asked[-1]
+        assert spent["tokens_in"] + spent["tokens_out"] == spent["tokens_without_reply"] <= allowed
+        assert (spent["tokens_out"], spent["cost"]) == (50 * asked[-1], spent["tokens_in"])
+    assert 1 < asked[0] == asked[1] < asked[2]
+    assert f"{spent['tokens_without_reply']:,} of the tokens are estimates" in (out / "card.md").read_text()
+
+
+def test_the_card_says_which_parameters_the_teacher_refused(serve: Serve, synth: Synth, out: Path) -> None:
+    def script(prompt: str, number: int) -> Answer | str:
+        return Answer(status=400, body=b"unknown argument: max_tokens") if number == 0 else good(prompt)
+
+    outcome = synth(serve(script), concurrency=1, tasks=("qa",))
+    assert (outcome.replied, outcome.card["teacher"]["refused"]) == (4, {"max_tokens": 4})
+    assert "`max_tokens` (sent as `max_completion_tokens`, 4 replies)" in (out / "card.md").read_text()
 
 
 def test_two_runs_in_one_folder_do_not_mix(serve: Serve, synth: Synth, out: Path) -> None:

@@ -23,9 +23,7 @@ Base = Annotated[str | None, typer.Option("--base", help="Where the press's base
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; a GPU if there is one.")]
 Dtype = Annotated[
     str | None,
-    typer.Option(
-        "--dtype", help="bfloat16, float32 or float16; if not given, the faster of the first two here."
-    ),
+    typer.Option("--dtype", help="bfloat16, float32 or float16; if not given, the faster of the first two here."),
 ]
 Ratio = Annotated[
     float | None, typer.Option("--ratio", help="Tokens a latent, one of the press's; it chooses if not given.")

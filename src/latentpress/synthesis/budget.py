@@ -63,6 +63,11 @@ class Budget:
         self.tokens += used
         self._settled.set()
 
+    def give_back(self, reserved: int) -> None:
+        """Takes back a request that was let through and did not go out."""
+        self.requests -= 1
+        self.settle(reserved, 0)
+
     def lacks(self, tokens: int) -> bool:
         """Whether a request of so many tokens has to wait for what is under way.
 

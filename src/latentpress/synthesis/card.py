@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,6 +54,7 @@ def make_card(
             "address": spec.place if spec.kind == "openai" else None,
             "temperature": spec.temperature,
             "reply_tokens": spec.reply_tokens,
+            "refused": dict(_refused(journal).most_common()),
         },
         "prompts": prompts,
         "seed": plan.seed,
@@ -91,6 +93,7 @@ def make_card(
             "requests": journal.requests,
             "tokens_in": journal.tokens_in,
             "tokens_out": journal.tokens_out,
+            "tokens_without_reply": journal.tokens_lost,
             "estimated_replies": sum(entry.estimated for entry in journal.entries()),
             "cost": prices.cost(journal.tokens_in, journal.tokens_out) if prices.known else None,
             "prices": dataclasses.asdict(prices),
@@ -114,6 +117,11 @@ def _density(labels: Sequence[float]) -> dict[str, float] | None:
     }
 
 
+def _refused(journal: Journal) -> Counter[str]:
+    """Parameters that the teacher took no requests with, and how many replies came without each."""
+    return Counter(name for entry in journal.entries() for name in entry.refused.split(", ") if name)
+
+
 def _common_errors(journal: Journal) -> list[str]:
     errors = [entry.error for entry in journal.entries() if entry.error is not None]
     return list(dict.fromkeys(errors))[:5]
@@ -131,6 +139,7 @@ def render(card: Mapping[str, Any]) -> str:
         f"{teacher['reply_tokens']:,} tokens a reply; prompts {card['prompts']}, seed {card['seed']}, latentpress "
         f"{card['latentpress']}.",
         "",
+        *_refused_lines(teacher["refused"]),
         f"They are about {passages['number']:,} passages of {passages['shortest_allowed']} to "
         f"{passages['longest_allowed']:,} tokens (median {passages['median_tokens']:g}, {passages['tokens']:,} in all, "
         f"counted by {card['tokenizer']}) from {passages['documents']:,} documents of "
@@ -150,13 +159,24 @@ def render(card: Mapping[str, Any]) -> str:
         *_density_lines(card["density"], card["ultra_concise_not_shorter_than_summary"]),
         f"Spent: {spent['requests']:,} requests, {spent['tokens_in']:,} tokens of prompts and "
         f"{spent['tokens_out']:,} of replies ({spent['estimated_replies']:,} replies counted here, as the teacher does "
-        f"not say); {_cost(spent)}.",
+        f"not say; {spent['tokens_without_reply']:,} of the tokens are estimates for tries without a reply, which the "
+        f"teacher may have worked on); {_cost(spent)}.",
         "",
     ]
     if card["without_reply"]["given_up"]:
         lines += [f"Requests given up: {card['without_reply']['given_up']:,}; the same command asks them again.", ""]
         lines += [*(f"- {error}" for error in card["without_reply"]["errors"]), ""]
     return "\n".join(lines)
+
+
+def _refused_lines(refused: Mapping[str, int]) -> list[str]:
+    if not refused:
+        return []
+    named = ", ".join(
+        f"`{name}` ({'sent as `max_completion_tokens`' if name == 'max_tokens' else 'left out'}, {count:,} replies)"
+        for name, count in refused.items()
+    )
+    return [f"Parameters that the teacher takes no requests with: {named}.", ""]
 
 
 def _cost(spent: Mapping[str, Any]) -> str:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from latentpress.data.held_out import normalised
-from latentpress.synthesis.likeness import holds_cjk, is_cjk
+from latentpress.synthesis.likeness import letter_script, main_script, script_of, scripts_of
 from latentpress.synthesis.requests import Request
 from latentpress.synthesis.settings import ABOUT_SEVERAL
 
-_FENCE = re.compile(r"```[\w-]*\s*\n(.*?)```", re.DOTALL)
-_THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+_THOUGHTS_END = "</think>"
 _QUOTES = " \t\n.,;:!?\"'“”‘’«»()[]。，；：！？「」『』（）《》"
-_WORD_END = re.compile(r"[^\W_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-_CJK_LANGUAGES = ("zh", "ja", "ko")
+_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_JOINT = r"[-\u2010'’]"
+_LETTER, _SIGN = rf"[^\W\d_{_CJK}]", rf"[^\W_{_CJK}]"
+# Places inside a word or number: between its letters and digits, and before and behind a mark that joins two of them.
+# A possessive 's is no part of a word, and Chinese characters are words by themselves.
+_INSIDE = re.compile(
+    rf"(?<={_SIGN})(?={_SIGN})|(?<=\d[.,])(?=\d)|(?<=\d)(?=[.,]\d)"
+    rf"|(?<={_LETTER}{_JOINT})(?={_LETTER})|(?<={_LETTER})(?!['’]s(?!{_SIGN}))(?={_JOINT}{_LETTER})"
+)
+_ELIDED = re.compile(rf"(?<!{_SIGN})(?:[cdjlmnst]|qu|un|[ds]?all|[dn]ell|sull)['’]$")  # l'été, dell'Italia
+_TERM = re.compile(rf"[^\W_]+(?:(?:{_JOINT}|[.])[^\W_]+)*")
 _MOST_QUESTION_TOKENS = 128
 _MOST_ANSWER_TOKENS = 128
 _SHOWN = 200  # characters of what was rejected
@@ -79,37 +87,51 @@ def check(request: Request, reply: str, *, cut_off: bool, count: Callable[[str],
     """
     checked = Checked()
     try:
-        content = _content(reply, cut_off)
         if "summary" in request.task:
-            checked.summary = _summary(content, request, count)
+            checked.summary = _summary(_content(reply, "summary", cut_off), request, count)
         else:
-            _questions(content, request, count, checked)
+            _questions(_content(reply, "questions", cut_off), request, count, checked)
     except _UnusableError as error:
         checked.rejections.append(error.rejection)
     return checked
 
 
-def _content(reply: str, cut_off: bool) -> dict[str, Any]:
-    """The JSON object in a reply: all of it, in a code fence, or with words around it."""
-    text = _THOUGHTS.sub("", reply)
+def _content(reply: str, wanted: str, cut_off: bool) -> dict[str, Any]:
+    """The last JSON object behind the thoughts that has a wanted field, whatever words, fences and braces surround it.
+
+    Where none has it, the first object is given back, to be rejected for that.
+    """
+    text = reply if _is_object(reply) else reply.rpartition(_THOUGHTS_END)[2]
     if not text.strip():
         raise _UnusableError("empty reply")
-    for candidate in _candidates(text):
-        try:
-            value = json.loads(candidate)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict):
-            return value
-    raise _UnusableError("cut off before its end" if cut_off else "no JSON object", text.strip())
+    at = text.find("{")
+    found = None if cut_off else _object_at(text, at)[0]
+    while at >= 0:
+        value, end = _object_at(text, at)
+        holds_it = value is not None and wanted in value
+        found = value if holds_it else found
+        at = text.find("{", end if holds_it else at + 1)  # it may be inside of another
+    if found is None:
+        raise _UnusableError("cut off before its end" if cut_off else "no JSON object", text.strip())
+    return found
 
 
-def _candidates(text: str) -> Iterator[str]:
-    yield text
-    yield from _FENCE.findall(text)
-    start, end = text.find("{"), text.rfind("}")
-    if 0 <= start < end:
-        yield text[start : end + 1]
+def _is_object(text: str) -> bool:
+    """Whether a text is nothing but an object, which may tell of the marks of thoughts."""
+    start = text.find("{")
+    value, end = _object_at(text, start)
+    return value is not None and not text[:start].strip() and not text[end:].strip()
+
+
+def _object_at(text: str, at: int) -> tuple[dict[str, Any] | None, int]:
+    """The object that begins at a brace, None if none does, and where it ends."""
+    if at < 0:
+        return None, at
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, at)
+    except (ValueError, RecursionError):
+        return None, at
+    return (value, end) if isinstance(value, dict) else (None, at)
 
 
 def _text(content: dict[str, Any], name: str, most: int, count: Callable[[str], int]) -> str:
@@ -124,7 +146,7 @@ def _text(content: dict[str, Any], name: str, most: int, count: Callable[[str], 
     except UnicodeEncodeError as error:
         raise _UnusableError(f"{name} with half a character", repr(value)) from error
     text = value.strip()
-    if not text or (name != "answer" and not any(map(str.isalnum, text))):  # marks may answer a question about code
+    if not any(map(str.isalnum, text)):
         raise _UnusableError(f"blank {name}", content)
     if count(text) > most:
         raise _UnusableError(f"{name} longer than {most} tokens", text)
@@ -166,8 +188,10 @@ def _question(row: Any, request: Request, count: Callable[[str], int]) -> Questi
     answer = _text(row, "answer", _MOST_ANSWER_TOKENS, count)
     _check_language(question, request)
     found = any(stands_in(answer, passage.text) for passage in request.passages)
-    if not found and row.get("in_context") is not False:
-        raise _UnusableError("answer not in the context", f"{question} {answer}")
+    if not found:
+        if row.get("in_context") is not False:
+            raise _UnusableError("answer not in the context", f"{question} {answer}")
+        _check_language(answer, request, may_be_terms=True)
     needed: tuple[int, ...] = ()
     if request.task in ABOUT_SEVERAL:
         needed = _needed(row.get("passages"), len(request.passages), question)
@@ -184,32 +208,41 @@ def _needed(numbers: Any, passages: int, question: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers))
 
 
-def _check_language(text: str, request: Request) -> None:
-    """Makes sure that a text is in the script of its passages' language, which is all that is looked at.
+def _check_language(text: str, request: Request, *, may_be_terms: bool = False) -> None:
+    """Makes sure that a text is in the script of its passages, which is all of a language that is looked at.
 
-    Of Chinese one character is enough: words of programs may be most of a sentence about one.
+    Most of its letters are. Words of other scripts do not count if they stand in the passages: names of programs may be
+    most of a Chinese sentence about one. A text without letters is in no script.
+
+    Args:
+        text: what is looked at.
+        request: what it is about.
+        may_be_terms: whether it may be nothing but such words.
     """
-    right = holds_cjk(text) if request.passages[0].lang[:2] in _CJK_LANGUAGES else not is_cjk(text)
-    if not right:
+    passages = request.passages
+    own = script_of("\n".join(passage.text for passage in passages), passages[0].lang)
+    scripts = scripts_of(text)
+    if own is None or not scripts or main_script(scripts) == own:
+        return
+    others = "".join(" " if letter_script(character) == own else character for character in text)
+    terms = [term for term in _TERM.findall(others) if any(stands_in(term, passage.text) for passage in passages)]
+    scripts.subtract(scripts_of("".join(terms)))
+    main = main_script(scripts)
+    if main != own and not (main is None and may_be_terms):
         raise _UnusableError("other language than its text", text)
 
 
 def stands_in(answer: str, text: str) -> bool:
     """Whether an answer stands in a text word for word, case, white space and marks around it aside.
 
-    A word or number of the answer is a whole one of the text: "10" does not stand in "2010".
+    A word or number of the answer is a whole one of the text: "10" does not stand in "2010" or "10.5", nor "mail" in
+    "e-mail". Marks alone stand nowhere.
     """
     wanted, within = normalised(answer).strip(_QUOTES), normalised(text)
-    at = within.find(wanted) if wanted else -1
+    at = within.find(wanted) if any(map(str.isalnum, wanted)) else -1
     while at >= 0:
-        before, behind = within[at - 1 : at], within[at + len(wanted) : at + len(wanted) + 1]
-        inside = (_joins(before, wanted[0]), _joins(wanted[-1], behind))
-        if not any(inside):
+        starts = not _INSIDE.match(within, at) or _ELIDED.search(within, max(0, at - 6), at)
+        if starts and not _INSIDE.match(within, at + len(wanted)):
             return True
         at = within.find(wanted, at + 1)
     return False
-
-
-def _joins(left: str, right: str) -> bool:
-    """Whether two neighbouring characters belong to one word; Chinese ones are words by themselves."""
-    return bool(_WORD_END.fullmatch(left) and _WORD_END.fullmatch(right))

@@ -91,7 +91,7 @@ def _passages(
 def _records(corpus: str, field: str | None) -> Generator[Record, None, None]:
     """The documents of one corpus, each with an id and a source."""
     path = Path(corpus)
-    if corpus.endswith(_TEXT_SUFFIXES) and not path.is_dir():
+    if corpus.casefold().endswith(_TEXT_SUFFIXES) and not path.is_dir():
         yield _text_file(path)
     elif field is None:
         yield from iter_records(corpus)
@@ -113,7 +113,7 @@ def _text_file(path: Path) -> Record:
 def _field_records(corpus: str, field: str) -> Generator[Record, None, None]:
     """Rows whose text stands in a field of another name."""
     path = Path(corpus)
-    hub = HUB_ID.fullmatch(corpus) and not corpus.endswith(DATA_SUFFIXES) and not path.exists()
+    hub = HUB_ID.fullmatch(corpus) and not corpus.casefold().endswith(DATA_SUFFIXES) and not path.exists()
     stem = corpus.partition(":")[0].rpartition("/")[2] if hub else path.name.partition(".")[0]
     found = False
     for number, row in hub_rows(corpus) if hub else file_rows(path):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from latentpress.synthesis.passages import Cutter, Passage
 from latentpress.training.related import RelatedTexts
 
-# Looked for among so many passages that follow each other in a source: the work grows with the corpus and not with its
-# square, and a corpus that grows changes the last of these runs alone.
+# Most passages among which related ones are looked for: the work grows with the corpus and not with its square.
 _AMONG = 64
+_PART = 4
 
 
 def related_groups(passages: Sequence[Passage], cutter: Cutter, *, most: int, tokens: int) -> list[tuple[Passage, ...]]:
     """Puts each passage together with those of its source and language that share most of its rare words.
+
+    Looked for within blocks of passages that follow each other: a quarter as many as stand before them, twice `most`
+    at least and 64 at most. A block that is not full gives no groups yet, so that those of a corpus stay what they are
+    when it grows at its end.
 
     Args:
         passages: in order.
@@ -22,16 +26,24 @@ def related_groups(passages: Sequence[Passage], cutter: Cutter, *, most: int, to
         tokens: of all passages of a group together; a training leaves longer records out.
 
     Returns:
-        Groups of two or more passages; none is in two groups, and one that fits no other is in none.
+        Groups of two or more passages; none is in two groups, and one that fits no other of its block is in none.
     """
     by_source: dict[tuple[str, str], list[Passage]] = {}
     for passage in passages:
         by_source.setdefault((passage.source, passage.lang), []).append(passage)
     groups = []
     for same in by_source.values():
-        for start in range(0, len(same), _AMONG):
-            groups += _grouped(same[start : start + _AMONG], cutter, most, tokens)
+        for block in _blocks(len(same), most):
+            groups += _grouped(same[block], cutter, most, tokens)
     return groups
+
+
+def _blocks(count: int, most: int) -> Iterator[slice]:
+    """The full blocks of so many passages."""
+    start = 0
+    while (end := start + max(2 * most, min(_AMONG, start // _PART))) <= count:
+        yield slice(start, end)
+        start = end
 
 
 def _grouped(passages: Sequence[Passage], cutter: Cutter, most: int, tokens: int) -> list[tuple[Passage, ...]]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from latentpress.data.lines import differences, parse_lines
 from latentpress.errors import InputError
+from latentpress.files import naming
 
 JOURNAL = "journal.jsonl"
 _REMEDY = "give another --out, or the settings of before"
@@ -49,10 +50,26 @@ class Entry:
     """Tokens of the reply."""
     estimated: bool = False
     """Whether the tokens are counted here, because the teacher does not say."""
+    lost_prompt_tokens: int = 0
+    """Tokens of prompts of tries without a reply that the teacher may have read: always an estimate."""
+    lost_reply_tokens: int = 0
+    """Tokens that it may have written in them: likewise."""
+    refused: str = ""
+    """Parameters that it takes no requests with, separated by commas; see `Reply.refused`."""
     seconds: float
     """From the first try to the reply."""
     time: str
     """When it came, UTC."""
+
+    @property
+    def tokens_in(self) -> int:
+        """Tokens of prompts of all its tries."""
+        return self.prompt_tokens + self.lost_prompt_tokens
+
+    @property
+    def tokens_out(self) -> int:
+        """Tokens written in all its tries."""
+        return self.reply_tokens + self.lost_reply_tokens
 
 
 class Journal:
@@ -69,7 +86,7 @@ class Journal:
 
     def __init__(self, folder: Path, made_by: Mapping[str, Any]) -> None:
         self.path = folder / JOURNAL
-        self.requests = self.tokens_in = self.tokens_out = 0
+        self.requests = self.tokens_in = self.tokens_out = self.tokens_lost = 0
         self._entries: dict[str, Entry] = {}
         header = {_HEADER: 1, **json.loads(json.dumps(made_by))}
         if not self._read(header):
@@ -100,8 +117,9 @@ class Journal:
 
     def _note(self, entry: Entry) -> None:
         self.requests += entry.tries
-        self.tokens_in += entry.prompt_tokens
-        self.tokens_out += entry.reply_tokens
+        self.tokens_in += entry.tokens_in
+        self.tokens_out += entry.tokens_out
+        self.tokens_lost += entry.lost_prompt_tokens + entry.lost_reply_tokens
         if self.reply(entry.key) is None:  # the first reply stays
             self._entries[entry.key] = entry
 
@@ -109,6 +127,8 @@ class Journal:
         content = self.path.read_bytes() if self.path.exists() else b""
         whole, _, half = content.rpartition(b"\n")
         if not whole:
+            if not json_line(header).encode().startswith(content):
+                raise InputError(f"{self.path} is no journal of a synthesis; move it away, or give another --out")
             return False
         found, rows = parse_lines(self.path, whole, _REMEDY)
         if not rows and _HEADER in found:  # of a run that came to nothing, with a mistake in its settings perhaps
@@ -156,14 +176,3 @@ def append(path: Path, row: Mapping[str, Any]) -> None:
 def json_line(row: Mapping[str, Any]) -> str:
     """A row as one line, whatever line separators it holds."""
     return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Adds the file's name to what the system says about a write that failed."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise

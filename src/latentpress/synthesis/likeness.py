@@ -1,9 +1,12 @@
-"""Language by script, and texts that say nearly the same twice."""
+"""Scripts, what they tell of a language, and texts that say nearly the same twice."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 import zlib
+from collections import Counter
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,26 +16,94 @@ from latentpress.evaluation.metrics import word_tokens
 
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af]")
 _CJK_FROM = 0.25  # share of words that makes a text Chinese; each character counts as one
+_TAGGED_CJK_FROM = 0.05  # the same of a text that is said to be: a program may be most of one about it
+_KANA = re.compile(r"[\u3040-\u30ff]")
+_KANA_FROM = 0.1  # share of kana in its characters that makes a text Japanese
+# Scripts as Unicode names their letters; Chinese characters and kana stand together in Japanese.
+_HAN, _HANGUL = "HAN", "HANGUL"
+_SCRIPTS = {"CJK": _HAN, "HIRAGANA": _HAN, "KATAKANA": _HAN, "BOPOMOFO": _HAN}
+_LANGUAGES = {
+    **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue", "wuu", "nan", "hak", "gan", "hsn", "lzh"), "zh"),
+    **dict.fromkeys(("chinese", "mandarin", "cantonese"), "zh"),
+    **dict.fromkeys(("ja", "jpn", "japanese"), "ja"),
+    **dict.fromkeys(("ko", "kor", "korean"), "ko"),
+}
 _SHINGLE = 5  # words
 _BANDS, _ROWS = 16, 4
 _ALIKE = 0.8
 _PRIME = np.uint64(4_294_967_311)  # above every 32-bit hash, so that products stay within 64 bits
 
 
-def is_cjk(text: str) -> bool:
-    """Whether a text is written in Chinese characters (or kana, or Hangul), foreign words in it aside."""
-    words = word_tokens(text)
-    return bool(words) and sum(_CJK.match(word) is not None for word in words) >= _CJK_FROM * len(words)
+@cache
+def letter_script(character: str) -> str | None:
+    """Script of a letter, by the first word of its name in Unicode: "LATIN", "CYRILLIC"; None for what is no letter."""
+    for letter in unicodedata.normalize("NFKC", character):
+        if unicodedata.category(letter) in ("Lu", "Ll", "Lt", "Lo"):
+            script = unicodedata.name(letter, "?").partition(" ")[0]
+            return _SCRIPTS.get(script, script)
+    return None
 
 
-def holds_cjk(text: str) -> bool:
-    """Whether a text holds a Chinese character, a kana or a Hangul syllable at all."""
-    return _CJK.search(text) is not None
+def scripts_of(text: str) -> Counter[str]:
+    """Letters of a text by script."""
+    scripts: Counter[str] = Counter()
+    for character, number in Counter(text).items():
+        if script := letter_script(character):
+            scripts[script] += number
+    return scripts
+
+
+def main_script(scripts: Counter[str]) -> str | None:
+    """The script of most letters, None where there are none."""
+    return max((script for script in scripts if scripts[script] > 0), key=scripts.__getitem__, default=None)
+
+
+@lru_cache(maxsize=64)
+def script_of(text: str, lang: str = "") -> str | None:
+    """The script that a passage is written in.
+
+    Args:
+        text: the passage.
+        lang: its language as it is tagged. A text that is said to be Chinese, Japanese or Korean is so from a
+            twentieth of its words on, any other one from a quarter.
+    """
+    scripts = scripts_of(text)
+    if _has_cjk(text, _TAGGED_CJK_FROM if _tagged(lang) else _CJK_FROM):
+        return max(_HAN, _HANGUL, key=scripts.__getitem__)
+    return main_script(scripts)
 
 
 def language_of(text: str) -> str:
-    """What the script tells, "zh" or "en", which is wrong for a text in a third language."""
-    return "zh" if is_cjk(text) else "en"
+    """What the script tells, "zh", "ja", "ko" or "en", which is wrong for a text in a further language."""
+    script = script_of(text)
+    if script == _HAN:
+        return "ja" if _is_japanese(text) else "zh"
+    return "ko" if script == _HANGUL else "en"
+
+
+def asked_in(text: str, lang: str) -> str:
+    """Language of the prompts about a text, "zh" or "en": by its script, and by its tag where that tells nothing."""
+    script, tagged = script_of(text, lang), _tagged(lang)
+    if script is None:
+        return "zh" if tagged == "zh" else "en"
+    return "zh" if script == _HAN and tagged != "ja" and not _is_japanese(text) else "en"
+
+
+def _has_cjk(text: str, share: float) -> bool:
+    """Whether so many of the words are Chinese characters, kana or Hangul syllables."""
+    if _CJK.search(text) is None:  # which is quicker told than its words
+        return False
+    words = word_tokens(text)
+    return sum(_CJK.match(word) is not None for word in words) >= share * len(words)
+
+
+def _tagged(lang: str) -> str | None:
+    """Which of Chinese, Japanese and Korean a tag such as "zh-Hant", "cmn", "ZH" or "Chinese" means."""
+    return _LANGUAGES.get(re.split(r"[-_\s]", lang.strip().casefold())[0])
+
+
+def _is_japanese(text: str) -> bool:
+    return len(_KANA.findall(text)) >= _KANA_FROM * len(_CJK.findall(text))
 
 
 class SeenTexts:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from latentpress.attention import KeyValueCache
 from latentpress.backbone import Backbone, Base, load_base, wrap_base
-from latentpress.base_model import base_folder, read_gguf
+from latentpress.base_model import base_folder, is_gguf, read_gguf
 from latentpress.decoder.generate import Sampling, embed_pieces, generate, prefill
 from latentpress.decoder.prompt import render
 from latentpress.decoder.reader import stop_tokens
@@ -112,13 +112,29 @@ def _load(spec: TeacherSpec) -> Base:
     return wrap_base(model, tokenizer, id=spec.model, fingerprint=f"gguf {file.stat().st_size}", device=device)
 
 
+def check_model(spec: TeacherSpec) -> None:
+    """Makes sure that a local teacher's files and its device are there; a model of the hub is downloaded.
+
+    Raises:
+        BaseModelError: the folder is no model, or the hub does not give it.
+        InputError: a GGUF that is none, or an unknown device or type.
+    """
+    resolve_dtype(spec.dtype, resolve_device(spec.device))
+    if spec.kind == "gguf":
+        gguf_file(spec)
+    else:
+        base_folder(spec.place)
+
+
 def gguf_file(spec: TeacherSpec) -> Path:
     """The file of a GGUF teacher.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it is of another kind.
     """
     file = local_path(spec.place, InputError, "the GGUF")
     if not file.is_file():
         raise InputError(f"{file}: no such file; give a model in one GGUF file")
+    if not is_gguf(file):
+        raise InputError(f"{file} is no GGUF, which begins with these four letters; give one, or hf:FOLDER_OR_ID")
     return file

@@ -44,36 +44,45 @@ class Worker:
     Args:
         spec: the teacher, which is opened here.
         patience: how it is asked.
+        failed_in_a_row: requests that failed before its first one, without a reply in between.
     """
 
-    def __init__(self, spec: TeacherSpec, patience: Patience) -> None:
-        self._spec, self._patience = spec, patience
-        self._local: Teacher | None = None
+    def __init__(self, spec: TeacherSpec, patience: Patience, failed_in_a_row: int = 0) -> None:
+        self._spec, self._patience, self._failed_in_a_row = spec, patience, failed_in_a_row
+        self._teacher: Teacher | None = None
+        self._stopped: str | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Takes requests as JSON, gives their entries as JSON, and beside each why the batch was stopped, if it was."""
-        entries, stopped = asyncio.run(self._ask([json.loads(str(row)) for row in batch["request"]]))
+        """Takes requests as JSON, gives their entries as JSON, and beside each why the batch was stopped, if it was.
+
+        Once it was stopped, it asks for none of what still comes.
+        """
+        rows = [json.loads(str(row)) for row in batch["request"]]
+        entries = asyncio.run(self._ask(rows)) if self._stopped is None else []
+        stopped = self._stopped
         made = [json.dumps(dataclasses.asdict(entry)) for entry in entries]
         # One more row, so that a batch that was stopped before its first entry says so too.
         return {"entry": [*made, ""], "stopped": [""] * len(made) + [stopped or ""]}
 
-    async def _ask(self, rows: Sequence[dict[str, Any]]) -> tuple[list[Entry], str | None]:
+    async def _ask(self, rows: Sequence[dict[str, Any]]) -> list[Entry]:
+        if self._teacher is None:
+            self._teacher = open_teacher(self._spec)
         texts = {row["key"]: row.pop("text") for row in rows}
         patience = dataclasses.replace(self._patience, tries=max(row.pop("tries") for row in rows))
         entries: list[Entry] = []
-        async with self._teacher() as teacher:
-            asker = Asker(teacher, patience, Budget(Allowance()), self._spec.reply_tokens, _about_tokens)
+        async with self._teacher as teacher:
+            asker = Asker(
+                teacher,
+                patience,
+                Budget(Allowance()),
+                self._spec.reply_tokens,
+                _about_tokens,
+                failed_in_a_row=self._failed_in_a_row,
+            )
             requests = [Request(passages=(), **row) for row in rows]
-            stopped = await asker.ask_all(requests, lambda request: texts[request.key], entries.append)
-        return entries, stopped
-
-    def _teacher(self) -> Teacher:
-        """A connection belongs to one event loop and is made for each batch; a model is loaded once."""
-        if self._spec.kind == "openai":
-            return open_teacher(self._spec)
-        if self._local is None:
-            self._local = open_teacher(self._spec)
-        return self._local
+            self._stopped = await asker.ask_all(requests, lambda request: texts[request.key], entries.append)
+        self._failed_in_a_row = asker.failed_in_a_row
+        return entries
 
 
 def ask_on_ray(
@@ -105,21 +114,24 @@ def ask_on_ray(
     """
     waiting = list(requests)
     stopped: str | None = None
+    failed_in_a_row = 0
     while waiting and stopped is None:
+        most = waiting[0].tokens + spec.reply_tokens
         try:
-            budget.lacks(waiting[0].tokens + spec.reply_tokens)
+            budget.lacks(most)
         except Spent as error:
             return str(error)
         # What a local model cannot answer once it cannot answer twice.
         tries = patience.tries if spec.kind == "openai" else 1
-        tries = int(min(tries, budget.requests_left))
+        tries = int(min(tries, budget.requests_left, budget.tokens_left // most))
         wave = _affordable(waiting, budget, tries, spec.reply_tokens)
         waiting = waiting[len(wave) :]
         rows = [_row(request, text_of(request), tries) for request in wave]
-        for entries, why in _results(rows, spec, patience, settings):
+        for entries, why in _results(rows, spec, patience, settings, failed_in_a_row):
             for entry in entries:
                 budget.requests += entry.tries
-                budget.tokens += entry.prompt_tokens + entry.reply_tokens
+                budget.tokens += entry.tokens_in + entry.tokens_out
+                failed_in_a_row = failed_in_a_row + 1 if entry.reply is None else 0
                 keep(entry)
             if why:
                 stopped = why
@@ -129,7 +141,7 @@ def ask_on_ray(
 
 def _affordable(requests: Sequence[Request], budget: Budget, tries: int, reply_tokens: int) -> Sequence[Request]:
     """The first requests, as many as the budget covers with so many tries of each."""
-    tokens = itertools.accumulate(request.tokens + reply_tokens for request in requests)
+    tokens = itertools.accumulate(tries * (request.tokens + reply_tokens) for request in requests)
     costs = zip(itertools.count(tries, tries), tokens, strict=False)
     covered = itertools.takewhile(lambda cost: cost[0] <= budget.requests_left and cost[1] <= budget.tokens_left, costs)
     return requests[: sum(1 for _ in covered)]
@@ -142,7 +154,7 @@ def _row(request: Request, text: str, tries: int) -> dict[str, str]:
 
 
 def _results(
-    rows: list[dict[str, str]], spec: TeacherSpec, patience: Patience, settings: RaySettings
+    rows: list[dict[str, str]], spec: TeacherSpec, patience: Patience, settings: RaySettings, failed_in_a_row: int
 ) -> Iterator[tuple[list[Entry], str]]:
     """Yields what batches came to as they are done: entries, and why they were stopped, if they were.
 
@@ -159,7 +171,7 @@ def _results(
     blocks = max(1, -(-len(rows) // patience.concurrency))
     job = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
         Worker,
-        fn_constructor_args=(spec, patience),
+        fn_constructor_args=(spec, patience, failed_in_a_row),
         batch_size=patience.concurrency,
         compute=ray.data.ActorPoolStrategy(size=settings.workers),
         num_gpus=settings.gpus or None,

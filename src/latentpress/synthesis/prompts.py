@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from latentpress.synthesis.likeness import asked_in
+
 if TYPE_CHECKING:
     from latentpress.synthesis.passages import Passage
 
@@ -27,11 +29,10 @@ class Prompts:
 
         Args:
             task: one of `TASKS`.
-            passages: what it is about; numbered if there are several. Chinese ones are asked about in Chinese, all
-                others in English with the advice to write in the passage's language.
+            passages: what it is about; numbered if there are several.
             questions: how many are wanted, where questions are.
         """
-        texts = self._texts["zh" if passages[0].lang.startswith("zh") else "en"]
+        texts = self._texts[self.language(passages)]
         shown = [
             texts["numbered" if len(passages) > 1 else "passage"]
             .replace("{number}", str(number))
@@ -41,3 +42,11 @@ class Prompts:
         request = texts[task].replace("{count}", str(questions)).replace("{documents}", str(len(passages)))
         # Last, so that braces in a passage stay as they are.
         return request.replace("{passages}", "".join(shown)).strip()
+
+    @staticmethod
+    def language(passages: Sequence[Passage]) -> str:
+        """Language of a request about passages: Chinese for Chinese ones.
+
+        All others are asked about in English, with the advice to write in the passage's language.
+        """
+        return asked_in("\n".join(passage.text for passage in passages), passages[0].lang)

@@ -75,7 +75,7 @@ class Planner:
 
     def _overhead(self, task: str, passages: tuple[Passage, ...]) -> int:
         """Tokens of a prompt beside its passages."""
-        known = (task, passages[0].lang)
+        known = (task, self._prompts.language(passages))
         if known not in self._overheads:
             whole = self._cutter.count(self._prompts.text(task, passages, self._plan.questions))
             self._overheads[known] = max(0, whole - sum(passage.tokens for passage in passages))

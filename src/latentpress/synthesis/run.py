@@ -26,14 +26,14 @@ from filelock import FileLock, Timeout
 from latentpress.backbone import load_tokenizer
 from latentpress.base_model import DEFAULT_BASE, base_folder
 from latentpress.errors import InputError
-from latentpress.files import replacing, write_whole
+from latentpress.files import naming, replacing, write_whole
 from latentpress.synthesis.asking import Asker
 from latentpress.synthesis.assembly import Assembly
 from latentpress.synthesis.budget import Budget
 from latentpress.synthesis.card import CARD_JSON, CARD_TEXT, make_card, render
 from latentpress.synthesis.corpus import corpus_names, read_corpus
 from latentpress.synthesis.groups import related_groups
-from latentpress.synthesis.journal import Entry, Journal, json_line, naming
+from latentpress.synthesis.journal import Entry, Journal, json_line
 from latentpress.synthesis.on_ray import ask_on_ray, check_ray
 from latentpress.synthesis.passages import Cutter
 from latentpress.synthesis.prompts import Prompts
@@ -113,7 +113,7 @@ def synthesize(
         OSError: the folder cannot be written to; what was done is kept.
     """
     note = note or (lambda _: None)
-    check_teacher(spec)
+    check_teacher(spec, elsewhere=ray is not None)
     if ray is not None:
         check_ray()
     with _alone_in(out):
@@ -159,6 +159,10 @@ def synthesize(
             stopped = _ask(waiting, planner, run.keep, spec, patience or Patience(), budget, cutter, ray)
         except KeyboardInterrupt:
             finish()
+            raise
+        except Exception:
+            with contextlib.suppress(OSError):  # where a full disk has ended it
+                finish()
             raise
         return Outcome(
             total=len(requests),

@@ -20,6 +20,8 @@ class Reply:
     """Tokens of the reply; None: it does not say."""
     cut_off: bool
     """Whether it ended because it had become too long."""
+    refused: tuple[str, ...] = ()
+    """Parameters that the teacher takes no requests with: sent under another name, or not at all."""
 
 
 class Fault(Exception):  # noqa: N818 - it is the teacher's, and never leaves the package
@@ -30,15 +32,27 @@ class Fault(Exception):  # noqa: N818 - it is the teacher's, and never leaves th
         again: whether another try may bring one.
         wait: seconds that the teacher asks to wait first.
         final: no request can bring one.
+        at_once: another try needs no wait and is none of those that patience grants: the request goes out otherwise.
+        wrote: tokens that the teacher may have written for nothing, having read the prompt; None: it did neither.
     """
 
-    def __init__(self, message: str, *, again: bool = False, wait: float | None = None, final: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        again: bool = False,
+        wait: float | None = None,
+        final: bool = False,
+        at_once: bool = False,
+        wrote: int | None = None,
+    ) -> None:
         super().__init__(message)
-        self.again, self.wait, self.final = again and not final, wait, final
+        self.again, self.wait, self.final = (again or at_once) and not final, wait, final
+        self.at_once, self.wrote = at_once, wrote
 
 
 class Teacher(ABC):
-    """Whoever answers requests. Used as `async with`."""
+    """Whoever answers requests. Used as `async with`, one event loop after the other if need be."""
 
     @abstractmethod
     async def reply(self, text: str) -> Reply:
@@ -72,17 +86,22 @@ def open_teacher(spec: TeacherSpec) -> Teacher:
     return LocalModel(spec)
 
 
-def check_teacher(spec: TeacherSpec) -> None:
+def check_teacher(spec: TeacherSpec, *, elsewhere: bool = False) -> None:
     """Finds what can be wrong with a teacher before it is needed.
 
+    Args:
+        spec: the teacher; a local model is looked for, or downloaded, and not loaded.
+        elsewhere: it is asked by other machines, whose models and GPUs are not looked at.
+
     Raises:
-        InputError: as `open_teacher`; a local model is not loaded.
+        InputError: as `open_teacher`.
+        BaseModelError: likewise.
     """
     if spec.kind == "openai":
         from latentpress.synthesis.endpoint import Endpoint
 
         Endpoint(spec)
-    elif spec.kind == "gguf":
-        from latentpress.synthesis.local import gguf_file
+    elif not elsewhere:
+        from latentpress.synthesis.local import check_model
 
-        gguf_file(spec)
+        check_model(spec)
