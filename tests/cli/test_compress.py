@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import latentpress
 from cli.helpers import LATENTS, TEXT, Result, outputs, same
-from latentpress import EmbeddingLatents
+from latentpress import EmbeddingLatents, loading
 
 Run = Callable[..., Result]
 
@@ -206,3 +207,15 @@ def test_mistake_in_what_was_given_is_named(
     for name in ("blank.jsonl", "empty.txt", "x.latents.safetensors"):
         Path(name).touch()
     run("compress", *(str(press) if arg == "PRESS" else arg for arg in args)).fails_with(*parts)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_files_hold_bfloat16_unless_a_dtype_is_asked_for(
+    run: Run, press: Path, document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(loading, "computes_bfloat16", lambda: native)
+    for name, options, dtype in (("a", (), torch.bfloat16), ("b", ("--dtype", "float32"), torch.float32)):
+        file = tmp_path / f"{name}.safetensors"
+        assert run("compress", document, "-o", file, "--press", press, "--device", "cpu", *options).code == 0
+        assert EmbeddingLatents.load(file).vectors.dtype == dtype
+        assert run("ask", file, "-q", "Who?", "--press", press, "--device", "cpu", *options).code == 0

@@ -70,7 +70,14 @@ def compress(
     from latentpress.arguments import requested_size
 
     requested_size(opened.model.policy, ratio, scale, length)  # refuses what it was not trained for, before any reading
-    target = Target(out=out, press_fingerprint=opened.fingerprint, ratio=ratio, length=length, scale=scale)
+    target = Target(
+        out=out,
+        press_fingerprint=opened.fingerprint,
+        ratio=ratio,
+        length=length,
+        scale=scale,
+        exact=dtype is not None,
+    )
     with progress_console().status("reading the documents"):
         jobs = target.plan(read_documents(path, out), opened)
     try:

@@ -84,6 +84,8 @@ class Target:
     """Number of latents asked for; None: a ratio, or the press chooses."""
     scale: float
     """Shift of that choice."""
+    exact: bool = False
+    """Whether vectors are kept in the type that they were computed in; in bfloat16, half as large, if not."""
 
     def plan(self, documents: Iterable[Document], press: "Press") -> list[Job]:
         """Reads every document once: counts its tokens, names its file, and looks whether that is done."""
@@ -242,5 +244,12 @@ def run_batch(press: "Press", batch: list[tuple[Job, str]], target: Target, prog
         return
     for (job, _), latents in zip(batch, made, strict=True):
         job.output.parent.mkdir(parents=True, exist_ok=True)
-        latents.save(job.output)
+        (latents if target.exact else _in_bfloat16(latents)).save(job.output)
         job.finish("compressed", latents)
+
+
+def _in_bfloat16(latents: "Latents") -> "Latents":
+    """The same, also where the CPU computed in float32: a file is as large from one machine as from another."""
+    import torch
+
+    return latents.to(dtype=torch.bfloat16)
