@@ -210,17 +210,26 @@ def test_without_a_dtype_a_cpu_computes_in_what_it_is_fast_in(
     assert press.compress(TEXT, ratio=4).vectors.dtype == dtype
 
 
-@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+@pytest.mark.parametrize(("capability", "dtype"), [((9, 0), torch.bfloat16), ((7, 5), torch.float32)])
 def test_without_a_dtype_a_gpu_computes_in_bfloat16_if_it_can(
-    monkeypatch: pytest.MonkeyPatch, native: bool, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
-    assert loading.usual_dtype("cuda:0") == dtype
+    devices = {torch.device("cuda:1"): capability}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", devices.__getitem__)
+    assert loading.usual_dtype("cuda:1") == dtype
     assert loading.usual_dtype("mps") == torch.bfloat16
 
 
-def test_what_the_cpu_computes_in_is_found_out() -> None:
-    assert loading.computes_bfloat16() in {True, False}
+@pytest.mark.parametrize("machine", ["x86_64", "arm64"])
+def test_what_the_cpu_computes_in_is_found_out(monkeypatch: pytest.MonkeyPatch, machine: str) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert loading.computes_bfloat16.__wrapped__() in {True, False}
+
+
+def test_a_build_without_onednn_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert not loading.computes_bfloat16.__wrapped__()
 
 
 def test_loading_without_a_base_looks_under_the_id_in_the_settings(

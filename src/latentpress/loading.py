@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from latentpress.press import Press
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_AMPERE = (8, 0)  # compute capability of the first GPUs that compute in bfloat16
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
@@ -205,14 +206,14 @@ def resolve_dtype(dtype: str | None, device: str | torch.device) -> torch.dtype:
 def usual_dtype(device: str | torch.device) -> torch.dtype:
     """The type of base weights and activations that is fast on a device: bfloat16 where it computes in it.
 
-    A CPU without instructions for bfloat16 (most before 2022, and many since) takes 5 to 8 times as long for a matrix
-    product in bfloat16 as in float32, see docs/benchmarks.md; float32 it is there, in twice the memory.
+    A CPU without instructions for bfloat16 (most before 2022, and many since) may take several times as long for a
+    matrix product in bfloat16 as in float32, see docs/decisions.md; float32 it is there, in twice the memory.
     """
-    kind = torch.device(device).type
-    if kind == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    place = torch.device(device)
+    if place.type == "cuda":
+        native = torch.version.hip is not None or torch.cuda.get_device_capability(place) >= _AMPERE
     else:
-        native = kind != "cpu" or computes_bfloat16()
+        native = place.type != "cpu" or computes_bfloat16()
     return torch.bfloat16 if native else torch.float32
 
 
@@ -221,4 +222,5 @@ def computes_bfloat16() -> bool:
     """Whether the CPU has instructions for products of bfloat16: AVX-512 BF16 or AMX on x86, BF16 on Arm."""
     if platform.machine().lower() in {"x86_64", "amd64", "i386", "i686"}:
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # builds without oneDNN lack it
+    return known is not None and bool(known())

@@ -53,6 +53,9 @@ def test_rows_made_otherwise_or_of_other_things_are_refused(tmp_path: Path) -> N
     opened(path, "a", "b").add([{"value": 1}, {"value": 2}])
     with pytest.raises(InputError, match=r"holds rows made otherwise \(by 'a press', now 'another'\); give another"):
         opened(path, "a", "b", by="another")
+    opened(tmp_path / "nested.jsonl", "a", made={"dtype": "bfloat16", "name": "x"})
+    with pytest.raises(InputError, match=r"\(made.dtype 'bfloat16', now 'float32'\)"):
+        opened(tmp_path / "nested.jsonl", "a", made={"dtype": "float32", "name": "x"})
     with pytest.raises(InputError, match=r"line 3, is of another thing; give another name"):
         opened(path, "a", "c")
     path.write_bytes(b"\xff\xfe\n")

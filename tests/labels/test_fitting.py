@@ -148,3 +148,4 @@ def test_labels_that_no_candidate_reaches_are_refused_or_brought_to_the_end(tiny
     clamped, _ = fit_head(press, records, labels, tmp_path / "out", clamp=True)
     other, _ = fit_head(press, records, within, tmp_path / "other")
     assert (clamped.weight == other.weight).all()
+    assert (clamped.clamped, other.clamped) == (20, 0)

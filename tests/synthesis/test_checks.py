@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from latentpress.synthesis.checks import Checked, check, stands_in
+from latentpress.synthesis.likeness import asked_in, script_of
 from latentpress.synthesis.passages import Passage
 from latentpress.synthesis.requests import Request
 
@@ -59,6 +60,7 @@ def reasons(checked: Checked) -> list[str]:
         json.dumps({"reply": asked()}),
         json.dumps({**asked(), "remarks": {"questions": []}}),
         json.dumps({**asked(), "remarks": "</think>"}),
+        f"```json\n{json.dumps(asked())}\n```\nI have closed </think> long before.",
     ],
 )
 def test_json_is_found_with_fences_and_words_around_it(reply: str) -> None:
@@ -173,6 +175,14 @@ def test_good_questions_of_a_reply_are_kept_beside_bad_ones() -> None:
         ("Italia", "Il nord dell’Italia.", True),
         ("l", "Pendant l'été 1914.", False),
         ("上海", "从北京-上海的铁路", True),
+        ("Ankara", "Ankara'da imzalandı.", True),
+        ("Türkiye", "Türkiye’nin başkenti", True),
+        ("Agostino", "La città di Sant'Agostino.", True),
+        ("Hamas", "the Israel-Hamas talks", True),
+        ("NASA", "a NASA-led mission", True),
+        ("2", "x in {1,2,3}", True),
+        ("234", "It cost 1,234.", False),
+        ("กรุงเทพมหานคร", "ลงนามที่กรุงเทพมหานครเมื่อวาน", True),
     ],
 )
 def test_an_answer_stands_in_a_text_as_whole_words(answer: str, text: str, stands: bool) -> None:
@@ -227,6 +237,7 @@ def test_a_summary_is_shorter_than_its_text_and_in_its_language() -> None:
         (PROGRAM, "PyTorch, ReLU, dropout 0.2：训练", True),
         (PROGRAM, "What is PyTorch 训练?", False),
         (PROGRAM, "PyTorch DataLoader?", False),
+        ("Вызовите torch.utils.data.DataLoader(dataset, batch_size=8) в 2010 году.", "Что вызвать?", True),
     ],
 )
 def test_questions_and_summaries_are_in_the_script_of_their_text(text: str, reply: str, accepted: bool) -> None:
@@ -249,6 +260,8 @@ def test_questions_and_summaries_are_in_the_script_of_their_text(text: str, repl
         (PROGRAM, "ReLU", True),
         (PROGRAM, "ReLU、DataLoader", True),
         (PROGRAM, "TensorFlow", False),
+        (TEXT, "10 Ω", True),
+        (CHINESE, "25kg", True),
     ],
 )
 def test_an_answer_out_of_context_is_in_the_script_of_its_text_or_made_of_its_words(
@@ -263,3 +276,10 @@ def test_an_answer_out_of_context_is_in_the_script_of_its_text_or_made_of_its_wo
 def test_a_chinese_text_has_chinese_questions_whatever_its_tag(lang: str) -> None:
     assert len(looked_at(asked(question="条约在哪里签署？", answer="巴黎"), "qa", CHINESE, lang=lang).questions) == 1
     assert looked_at(asked(answer="巴黎"), "qa", CHINESE, lang=lang).questions == []
+
+
+def test_a_text_that_is_said_to_be_english_is_asked_about_in_english_with_many_characters_in_it() -> None:
+    lesson = "山 means mountain, 水 means water, 火 means fire, 木 means tree, 人 means person."
+    assert script_of(lesson, "en") == "LATIN"
+    assert asked_in(lesson, "en") == "en"
+    assert script_of("山水火木人日月", "en") == "HAN"

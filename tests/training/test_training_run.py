@@ -55,6 +55,17 @@ def test_a_run_leaves_log_state_plot_and_a_press_that_loads(
     assert trained["dev"]["loss"] == pytest.approx(evaluation["eval_loss"], abs=1e-4)
 
 
+def test_a_run_keeps_the_type_that_it_began_with(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = []
+    for usual in (torch.float32, torch.bfloat16):  # on another machine the second time
+        monkeypatch.setattr(run, "usual_dtype", lambda device, usual=usual: usual)
+        out = train(steps=2, dtype="auto", save_every=1)
+        recorded.append(json.loads((out / "run.json").read_text())["recipe"]["dtype"])
+    assert recorded == ["float32", "float32"]
+    train("other", steps=1, dtype="auto")
+    assert json.loads((out.parent / "other" / "run.json").read_text())["recipe"]["dtype"] == "bfloat16"
+
+
 def test_a_frozen_base_is_trained_around(train: Train, tiny_base_folder: Path) -> None:
     plain = {"compressor": "comprexit", "policy": "fixed", "residual": "none", "encoder_layers": "none"}
     frozen = {"encoder_lora": "none", "decoder_lora": "none"}

@@ -53,8 +53,9 @@ def fit(
     if as_json:
         print_json({"out": str(out), "source": known.source, "left_out": left_out, **found.told()})
         return
+    clamped = f", {found.clamped:,} of them clamped" if found.clamped else ""
     console().print(
-        f"head fitted to {found.texts:,} labels by {known.source}, in {out}\n"
+        f"head fitted to {found.texts:,} labels by {known.source}{clamped}, in {out}\n"
         f"on texts left out in turn: error {found.mae:.3f} in log2 of the ratio, correlation {found.pearson:.3f} "
         f"(always the mean label: error {found.mae_of_mean:.3f})",
         soft_wrap=True,

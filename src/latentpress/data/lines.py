@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import lzma
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,8 +124,17 @@ def _line(row: Row) -> bytes:
 
 def differences(header: Row, made_by: Row) -> str:
     """What differs between what made the rows of a file and what would make them now; empty if nothing does."""
-    differing = [key for key in sorted({*header, *made_by}) if header.get(key) != made_by.get(key)]
-    return "; ".join(f"{key} {header.get(key)!r}, now {made_by.get(key)!r}" for key in differing)
+    return "; ".join(f"{key} {old!r}, now {new!r}" for key, old, new in _differing(header, made_by))
+
+
+def _differing(header: Row, made_by: Row) -> Iterator[tuple[str, Any, Any]]:
+    """Keys whose values differ, of objects within with a dot, and both values."""
+    for key in sorted({*header, *made_by}):
+        old, new = header.get(key), made_by.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from ((f"{key}.{name}", *values) for name, *values in _differing(old, new))
+        elif old != new:
+            yield key, old, new
 
 
 def parse_lines(path: Path, content: bytes, remedy: str) -> tuple[Row, list[Row]]:

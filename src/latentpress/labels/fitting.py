@@ -53,6 +53,8 @@ class Fit:
     """Correlation of label and prediction, over the same."""
     mae_of_mean: float
     """Mean absolute error of always the mean label, over the same."""
+    clamped: int = 0
+    """How many of the labels were brought to the end of the candidates' range."""
 
     def told(self) -> dict[str, float | None]:
         """Plain data of all but the layer; a correlation that is not defined is None."""
@@ -131,7 +133,7 @@ def fit_head(
     """
     _check(press)
     labelling = Labelling(labels, press.model.policy, clamp=clamp, remedy="give --clamp-labels")
-    texts, left_out = _texts(press, records, labelling, hold_out)
+    texts, left_out, clamped = _texts(press, records, labelling, hold_out)
     if len(texts) < LEAST_TEXTS:
         reasons = "".join(f"; {count} records {reason}" for reason, count in left_out.items())
         raise DataError(
@@ -140,6 +142,7 @@ def fit_head(
         )
     known = np.array([label for _, label in texts])
     fit = ridge(_features(press.model, [ids for ids, _ in texts], progress), known)
+    fit = dataclasses.replace(fit, clamped=clamped)
     head = press.model.head
     assert head is not None
     with torch.no_grad():
@@ -164,13 +167,13 @@ def _check(press: Press) -> None:
 
 def _texts(
     press: Press, records: Sequence[Record], labelling: Labelling, hold_out: Sequence[Record]
-) -> tuple[list[tuple[tuple[int, ...], float]], dict[str, int]]:
-    """Tokens and label of each text, and what was left out."""
+) -> tuple[list[tuple[tuple[int, ...], float]], dict[str, int], int]:
+    """Tokens and label of each text, what was left out, and how many labels were clamped."""
     counts = {"held out": 0, "of several documents": 0, "without a label": 0, "longer than a window": 0}
     kept = without_held_out(records, hold_out)
     counts["held out"] = len(records) - len(kept)
-    labelling.check(kept)
     labels = labelling.file
+    used: list[Record] = []
     found: dict[str, tuple[tuple[int, ...], float]] = {}
     for record in kept:
         label = labels.labels.get(text_digest(record.contexts[0]))
@@ -185,7 +188,9 @@ def _texts(
             elif ids:
                 labels.check_tokens(label, len(ids))
                 found[label.sha256] = (ids, labelling.reached(label))
-    return [*found.values()], {reason: count for reason, count in counts.items() if count}
+                used.append(record)
+    clamped = labelling.check(used).clamped if used else 0
+    return [*found.values()], {reason: count for reason, count in counts.items() if count}, clamped
 
 
 @torch.no_grad()

@@ -95,7 +95,6 @@ def make_labels(
     items, left_out = _choose(source, records, limit)
     if not items:
         raise DataError(f"none of {len(records)} records can be labelled by {source.name}: {_told(left_out)}")
-    source.check_texts([text_digest(item.text) for item in items])
     with _alone_at(out):
         return _make(source, items, left_out, out, progress)
 
@@ -130,6 +129,8 @@ def _make(
     header = {"source": source.name, "version": __version__, "made_by": source.made_by}
     digests = [text_digest(item.text) for item in items]
     there = _take_up(out, part, header, source, items, digests)
+    if there < len(items):
+        source.check_texts(digests)
     lines = ResumableLines(part, header, digests, key="sha256", wording=_WORDING)
     _check_rows(part, lines.rows, source, items)
     kept = len(lines.rows)

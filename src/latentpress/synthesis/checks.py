@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from latentpress.data.held_out import normalised
-from latentpress.synthesis.likeness import letter_script, main_script, script_of, scripts_of
+from latentpress.synthesis.likeness import HAN, HANGUL, SPACELESS, letter_script, main_script, script_of, scripts_of
 from latentpress.synthesis.requests import Request
 from latentpress.synthesis.settings import ABOUT_SEVERAL
 
 _THOUGHTS_END = "</think>"
 _QUOTES = " \t\n.,;:!?\"'“”‘’«»()[]。，；：！？「」『』（）《》"
-_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_JOINT = r"[-\u2010'’]"
-_LETTER, _SIGN = rf"[^\W\d_{_CJK}]", rf"[^\W_{_CJK}]"
-# Places inside a word or number: between its letters and digits, and before and behind a mark that joins two of them.
-# A possessive 's is no part of a word, and Chinese characters are words by themselves.
-_INSIDE = re.compile(
-    rf"(?<={_SIGN})(?={_SIGN})|(?<=\d[.,])(?=\d)|(?<=\d)(?=[.,]\d)"
-    rf"|(?<={_LETTER}{_JOINT})(?={_LETTER})|(?<={_LETTER})(?!['’]s(?!{_SIGN}))(?={_JOINT}{_LETTER})"
-)
-_ELIDED = re.compile(rf"(?<!{_SIGN})(?:[cdjlmnst]|qu|un|[ds]?all|[dn]ell|sull)['’]$")  # l'été, dell'Italia
-_TERM = re.compile(rf"[^\W_]+(?:(?:{_JOINT}|[.])[^\W_]+)*")
+# Characters that are words by themselves, or of scripts that put no space between words (Thai, Lao, Burmese, Khmer).
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_SIGN = re.compile(rf"[^\W_{_UNSPACED}]")
+_THOUSANDS = re.compile(r"\d{3}(?!\d)")
+_APOSTROPHES, _HYPHENS = "'’", "-\u2010"
+_POSSESSIVE = re.compile(r"['’]s(?![^\W_])")  # no part of the word before it
+_SHORT = 2  # letters of a part that is no word beside a hyphen: e-mail, co-operate
+_ELIDED = re.compile(r"(?<![^\W_])(?:[cdjlmnst]|qu|un|[ds]?all|[dn]ell|sull)['’]$")  # l'été, dell'Italia
+_TERM = re.compile(r"[^\W_]+(?:[-\u2010'’.][^\W_]+)*")
+_FOREIGN_SIGNS = 2  # letters of another script that units and symbols have: kg, Ω
+_REAL_SHARE = 0.1  # of a text's letters, from which on a script is one that it is written in
 _MOST_QUESTION_TOKENS = 128
 _MOST_ANSWER_TOKENS = 128
 _SHOWN = 200  # characters of what was rejected
@@ -104,15 +105,24 @@ def _content(reply: str, wanted: str, cut_off: bool) -> dict[str, Any]:
     text = reply if _is_object(reply) else reply.rpartition(_THOUGHTS_END)[2]
     if not text.strip():
         raise _UnusableError("empty reply")
-    at = text.find("{")
-    found = None if cut_off else _object_at(text, at)[0]
+    found = _object_with(text, wanted)
+    if found is None:  # the mark may have stood in the answer itself, or behind it
+        found = _object_with(reply, wanted)
+    if found is None and not cut_off:
+        found = _object_at(text, text.find("{"))[0]
+    if found is None:
+        raise _UnusableError("cut off before its end" if cut_off else "no JSON object", text.strip())
+    return found
+
+
+def _object_with(text: str, wanted: str) -> dict[str, Any] | None:
+    """The last object that has a field, not looking into those that have."""
+    at, found = text.find("{"), None
     while at >= 0:
         value, end = _object_at(text, at)
         holds_it = value is not None and wanted in value
         found = value if holds_it else found
         at = text.find("{", end if holds_it else at + 1)  # it may be inside of another
-    if found is None:
-        raise _UnusableError("cut off before its end" if cut_off else "no JSON object", text.strip())
     return found
 
 
@@ -220,16 +230,27 @@ def _check_language(text: str, request: Request, *, may_be_terms: bool = False) 
         may_be_terms: whether it may be nothing but such words.
     """
     passages = request.passages
-    own = script_of("\n".join(passage.text for passage in passages), passages[0].lang)
+    whole = "\n".join(passage.text for passage in passages)
+    own = script_of(whole, passages[0].lang)
     scripts = scripts_of(text)
-    if own is None or not scripts or main_script(scripts) == own:
+    if own is None or not scripts or _is_in(scripts, own, whole):
         return
     others = "".join(" " if letter_script(character) == own else character for character in text)
     terms = [term for term in _TERM.findall(others) if any(stands_in(term, passage.text) for passage in passages)]
     scripts.subtract(scripts_of("".join(terms)))
-    main = main_script(scripts)
-    if main != own and not (main is None and may_be_terms):
+    foreign = scripts.total() - max(0, scripts[own])
+    signs = 0 if scripts[HAN] + scripts[HANGUL] else _FOREIGN_SIGNS
+    if not _is_in(scripts, own, whole) and not (may_be_terms and foreign <= signs):
         raise _UnusableError("other language than its text", text)
+
+
+def _is_in(scripts: Counter[str], own: str, whole: str) -> bool:
+    """Whether letters are mostly of a text's script, or of another that it has enough of, a program's aside."""
+    main = main_script(scripts)
+    if main == own or main is None or own in SPACELESS:
+        return main == own
+    there = scripts_of(whole)
+    return there[main] >= _REAL_SHARE * there.total()
 
 
 def stands_in(answer: str, text: str) -> bool:
@@ -241,8 +262,41 @@ def stands_in(answer: str, text: str) -> bool:
     wanted, within = normalised(answer).strip(_QUOTES), normalised(text)
     at = within.find(wanted) if any(map(str.isalnum, wanted)) else -1
     while at >= 0:
-        starts = not _INSIDE.match(within, at) or _ELIDED.search(within, max(0, at - 6), at)
-        if starts and not _INSIDE.match(within, at + len(wanted)):
+        end = at + len(wanted)
+        if not (_inside(within, at) and not _ELIDED.search(within, max(0, at - 6), at)) and not _inside(within, end):
             return True
         at = within.find(wanted, at + 1)
     return False
+
+
+def _inside(text: str, at: int) -> bool:
+    """Whether a place is within a word or number: between two of its signs, or beside a mark that joins two."""
+    if at <= 0 or at >= len(text):
+        return False
+    before, behind = (_SIGN.match(text, place) is not None for place in (at - 1, at))
+    if before and behind:
+        return True
+    return (before and _joins(text, at) and not _POSSESSIVE.match(text, at)) or (behind and _joins(text, at - 1))
+
+
+def _joins(text: str, at: int) -> bool:
+    """Whether a mark joins the signs on both of its sides to one word or number: 10.5, 1,234, e-mail, O'Brien, don't.
+
+    A hyphen between two whole words does not, nor an apostrophe behind one, as in "Ankara'da".
+    """
+    mark, left, right = text[at], _part(text, at - 1, -1), _part(text, at + 1, 1)
+    if not left or not right:
+        return False
+    if mark in ".,":
+        return left[-1].isdigit() and right[0].isdigit() and (mark == "." or bool(_THOUSANDS.match(right)))
+    if mark in _APOSTROPHES:
+        return len(left) == 1 or right == "s" or (left[-1] == "n" and right == "t")
+    return mark in _HYPHENS and (left + right).isalpha() and min(len(left), len(right)) <= _SHORT
+
+
+def _part(text: str, at: int, step: int) -> str:
+    """The signs from a place on, in one direction."""
+    end = at
+    while 0 <= end < len(text) and _SIGN.match(text, end):
+        end += step
+    return text[at:end] if step > 0 else text[end + 1 : at + 1]

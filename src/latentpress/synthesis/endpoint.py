@@ -27,7 +27,9 @@ _SHOWN = 100  # characters of an answer that is none
 _BUSY = {408, 409, 425, 429}  # and all from 500
 _TIMED_OUT = {504, 524}  # of a proxy, behind which the teacher may have worked
 _OPTIONAL = ("max_tokens", "seed", "temperature")
-_UNSUPPORTED = r"unsupported|unrecogni[sz]ed|unknown|unexpected|forbidden|not (?:supported|permitted|a valid)"
+_UNSUPPORTED = (
+    r"unsupported|unrecogni[sz]ed|unknown|unexpected|forbidden|deprecated|n['o]t (?:support|permitted|a valid)"
+)
 _PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY")
 
 

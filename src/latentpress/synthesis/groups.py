@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from latentpress.synthesis.passages import Cutter, Passage
 from latentpress.training.related import RelatedTexts
 
+GROUPING = 2
+"""Number of this way to group, which a folder is bound to: under another its replies would be asked for anew."""
 # Most passages among which related ones are looked for: the work grows with the corpus and not with its square.
 _AMONG = 64
 _PART = 4
@@ -16,8 +18,8 @@ def related_groups(passages: Sequence[Passage], cutter: Cutter, *, most: int, to
     """Puts each passage together with those of its source and language that share most of its rare words.
 
     Looked for within blocks of passages that follow each other: a quarter as many as stand before them, twice `most`
-    at least and 64 at most. A block that is not full gives no groups yet, so that those of a corpus stay what they are
-    when it grows at its end.
+    at least and 64 at most. So those of a corpus that grows at its end stay what they are, but for groups of its last
+    block where that was not full.
 
     Args:
         passages: in order.
@@ -39,10 +41,11 @@ def related_groups(passages: Sequence[Passage], cutter: Cutter, *, most: int, to
 
 
 def _blocks(count: int, most: int) -> Iterator[slice]:
-    """The full blocks of so many passages."""
+    """Blocks of so many passages, all full but the last."""
     start = 0
-    while (end := start + max(2 * most, min(_AMONG, start // _PART))) <= count:
-        yield slice(start, end)
+    while start < count:
+        end = start + max(2 * most, min(_AMONG, start // _PART))
+        yield slice(start, min(end, count))
         start = end
 
 

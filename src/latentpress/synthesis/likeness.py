@@ -20,8 +20,10 @@ _TAGGED_CJK_FROM = 0.05  # the same of a text that is said to be: a program may 
 _KANA = re.compile(r"[\u3040-\u30ff]")
 _KANA_FROM = 0.1  # share of kana in its characters that makes a text Japanese
 # Scripts as Unicode names their letters; Chinese characters and kana stand together in Japanese.
-_HAN, _HANGUL = "HAN", "HANGUL"
-_SCRIPTS = {"CJK": _HAN, "HIRAGANA": _HAN, "KATAKANA": _HAN, "BOPOMOFO": _HAN}
+HAN, HANGUL = "HAN", "HANGUL"
+SPACELESS = frozenset((HAN, HANGUL))
+"""Scripts in which a few foreign words are many letters, so that theirs alone counts."""
+_SCRIPTS = {"CJK": HAN, "HIRAGANA": HAN, "KATAKANA": HAN, "BOPOMOFO": HAN}
 _LANGUAGES = {
     **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue", "wuu", "nan", "hak", "gan", "hsn", "lzh"), "zh"),
     **dict.fromkeys(("chinese", "mandarin", "cantonese"), "zh"),
@@ -65,20 +67,21 @@ def script_of(text: str, lang: str = "") -> str | None:
     Args:
         text: the passage.
         lang: its language as it is tagged. A text that is said to be Chinese, Japanese or Korean is so from a
-            twentieth of its words on, any other one from a quarter.
+            twentieth of its words on, one that nothing is said of from a quarter.
     """
     scripts = scripts_of(text)
-    if _has_cjk(text, _TAGGED_CJK_FROM if _tagged(lang) else _CJK_FROM):
-        return max(_HAN, _HANGUL, key=scripts.__getitem__)
+    tagged = _tagged(lang)
+    if (tagged or not lang) and _has_cjk(text, _TAGGED_CJK_FROM if tagged else _CJK_FROM):
+        return max(HAN, HANGUL, key=scripts.__getitem__)
     return main_script(scripts)
 
 
 def language_of(text: str) -> str:
     """What the script tells, "zh", "ja", "ko" or "en", which is wrong for a text in a further language."""
     script = script_of(text)
-    if script == _HAN:
+    if script == HAN:
         return "ja" if _is_japanese(text) else "zh"
-    return "ko" if script == _HANGUL else "en"
+    return "ko" if script == HANGUL else "en"
 
 
 def asked_in(text: str, lang: str) -> str:
@@ -86,7 +89,7 @@ def asked_in(text: str, lang: str) -> str:
     script, tagged = script_of(text, lang), _tagged(lang)
     if script is None:
         return "zh" if tagged == "zh" else "en"
-    return "zh" if script == _HAN and tagged != "ja" and not _is_japanese(text) else "en"
+    return "zh" if script == HAN and tagged != "ja" and not _is_japanese(text) else "en"
 
 
 def _has_cjk(text: str, share: float) -> bool:

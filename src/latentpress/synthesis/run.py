@@ -32,7 +32,7 @@ from latentpress.synthesis.assembly import Assembly
 from latentpress.synthesis.budget import Budget
 from latentpress.synthesis.card import CARD_JSON, CARD_TEXT, make_card, render
 from latentpress.synthesis.corpus import corpus_names, read_corpus
-from latentpress.synthesis.groups import related_groups
+from latentpress.synthesis.groups import GROUPING, related_groups
 from latentpress.synthesis.journal import Entry, Journal, json_line
 from latentpress.synthesis.on_ray import ask_on_ray, check_ray
 from latentpress.synthesis.passages import Cutter
@@ -250,6 +250,7 @@ def _identity(plan: Plan, spec: TeacherSpec, prompts: Prompts, tokenizer: str) -
         "questions": plan.questions,
         "documents": plan.documents,
         "seed": plan.seed,
+        "grouping": GROUPING,
     }
 
 

@@ -160,6 +160,15 @@ def recorded_start(out: Path) -> dict[str, Any]:
     return start if isinstance(start, dict) else {}
 
 
+def recorded_dtype(out: Path) -> str | None:
+    """The type of base weights and activations of the run in a folder; None if there is no run that can be read."""
+    try:
+        dtype = json.loads((out / RUN).read_text(encoding="utf-8"))["recipe"]["dtype"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return dtype if isinstance(dtype, str) else None
+
+
 def claim(out: Path, identity: dict[str, Any], *, resume: bool, defaults: dict[str, Any] | None = None) -> Path | None:
     """Makes the out folder this run's.
 

@@ -25,7 +25,7 @@ from latentpress.loading import press_folder, resolve_dtype, usual_dtype
 from latentpress.model import PressModel
 from latentpress.tokens import equal_windows
 from latentpress.training.callbacks import Files, Pace, ShowProgress, StopAfter
-from latentpress.training.checkpoint import PRESS, START, alone_in, check_whole, claim, trained, writing
+from latentpress.training.checkpoint import PRESS, START, alone_in, check_whole, claim, recorded_dtype, trained, writing
 from latentpress.training.data_stream import StepStream
 from latentpress.training.evaluate import make_dev_set
 from latentpress.training.memory import keep_freed_memory
@@ -125,7 +125,7 @@ def _train(
     args = training_arguments(recipe, out)
     check_settings()
     with alone_in(out) if args.process_index == 0 else contextlib.nullcontext():
-        recipe = with_dtype(recipe, args.device)
+        recipe = with_dtype(recipe, args.device, out)
         loaded = open_base(base, recipe, args.device)
         reference = BaseReference(id=loaded.id, fingerprint=loaded.fingerprint, width=loaded.width)
         config = recipe.press_config(reference, {})
@@ -236,14 +236,12 @@ def _teacher(
     return Teacher(backbone, identity=identity, prefix=maker.prefix, share=recipe.distill, folder=folder)
 
 
-def with_dtype(recipe: Recipe, device: torch.device) -> Recipe:
-    """The recipe with the type that the run has, where it says `auto`.
-
-    The run keeps it: on a machine where another is usual it goes on with `dtype=` given.
-    """
+def with_dtype(recipe: Recipe, device: torch.device, out: Path) -> Recipe:
+    """The recipe with the type of the run in a folder, where it says `auto`: a run keeps its type on other machines."""
     if recipe.dtype != "auto":
         return recipe
-    return dataclasses.replace(recipe, dtype=str(usual_dtype(device)).removeprefix("torch."))
+    then = recorded_dtype(out) or str(usual_dtype(device)).removeprefix("torch.")
+    return dataclasses.replace(recipe, dtype=then)
 
 
 def open_base(base: str | None, recipe: Recipe, device: torch.device) -> Base:
