@@ -77,7 +77,19 @@ def test_make_without_a_verb_lists_the_verbs(checkout: Checkout) -> None:
     calls, done = checkout.run("make")
     assert calls == []
     verbs = re.findall(r"^make ([\w-]+) ", done.stdout, flags=re.MULTILINE)
-    assert verbs == ["help", "setup", "demo", "test", "lint", "format", "typecheck", "bench", "pack-gpu", "train-gpu"]
+    assert verbs == [
+        "help",
+        "setup",
+        "demo",
+        "test",
+        "test-ray",
+        "lint",
+        "format",
+        "typecheck",
+        "bench",
+        "pack-gpu",
+        "train-gpu",
+    ]
 
 
 def test_demo_in_a_fresh_clone_sets_up_everything_then_runs(checkout: Checkout) -> None:

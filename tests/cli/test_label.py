@@ -156,11 +156,25 @@ def test_a_head_is_fitted_to_labels(run: Run, press: Path, tiny_base_folder: Pat
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     labels = tmp_path / "labels.jsonl"
     assert run("label", "summary", "--data", data, "--out", labels, "--base", tiny_base_folder).code == 0
-    done = run("label", "fit", labels, "--data", data, "--press", press, "--out", tmp_path / "fitted")
+    given = ("label", "fit", labels, "--data", data, "--press", press, "--out", tmp_path / "fitted")
+    run(*given).fails_with("outside 1 to 3", "26 of 40", "--clamp-labels")
+    done = run(*given, "--clamp-labels")
     assert done.code == 0, done.err
-    assert "head fitted to 40 labels by summary" in done.out
+    assert "head fitted to 40 labels by summary, 26 of them clamped" in done.out
     assert (tmp_path / "fitted" / "config.json").exists()
-    given = ("label", "fit", labels, "--data", data, "--press", press, "--out", data.parent / "again", "--json")
+    given = (
+        "label",
+        "fit",
+        labels,
+        "--data",
+        data,
+        "--press",
+        press,
+        "--out",
+        data.parent / "again",
+        "--json",
+        "--clamp-labels",
+    )
     found = run(*given, "--hold-out", data).json
     assert found["left_out"] == {"held out": 40 - found["texts"]}
     assert found["mae"] <= found["mae_of_mean"] + 0.2
