@@ -23,6 +23,22 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def alone(lock: Path, busy: Exception) -> Iterator[None]:
+    """Holds a lock, which the system frees when the process dies; raises `busy` where another process holds it."""
+    from filelock import FileLock, Timeout
+
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        raise busy from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a path to write a file at, which takes the place of the file when the body is done.
 

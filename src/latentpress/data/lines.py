@@ -65,7 +65,7 @@ class ResumableLines:
 
     def _append(self, rows: Sequence[Row]) -> None:
         with naming(self.path), self.path.open("ab") as file:  # bytes: "\n" stays "\n" on every system
-            file.write(b"".join(map(_line, rows)))
+            file.write("".join(map(json_line, rows)).encode())
 
     def _read(self, made_by: Row) -> list[Row]:
         packed = self.path.with_name(f"{self.path.name}.xz")
@@ -74,7 +74,7 @@ class ResumableLines:
         content = self.path.read_bytes() if self.path.exists() else b""
         whole, _, cut = content.rpartition(b"\n")
         if not whole:
-            if not _line(made_by).startswith(cut):
+            if not json_line(made_by).encode().startswith(cut):
                 raise InputError(
                     f"{self.path} holds something else than {self._wording.kind}, which would be lost; "
                     f"{self._wording.remedy}"
@@ -118,8 +118,9 @@ class ResumableLines:
                 raise InputError(f"{self.path}, line {line}, {self._wording.other}; {self._wording.remedy}")
 
 
-def _line(row: Row) -> bytes:
-    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+def json_line(row: Mapping[str, Any]) -> str:
+    """A row as one line, whatever line separators it holds."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def differences(header: Row, made_by: Row) -> str:

@@ -6,7 +6,6 @@ LABELS.jsonl         the labels, once everything is measured
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections import Counter
@@ -15,14 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from latentpress import __version__
 from latentpress.data.labels import FORMAT, VERSION, DensityLabel, label_lines, read_labels, text_digest
-from latentpress.data.lines import ResumableLines, Row, Wording, differences, parse_lines
+from latentpress.data.lines import ResumableLines, Row, Wording, differences, json_line, parse_lines
 from latentpress.data.records import Record
 from latentpress.errors import DataError, InputError
-from latentpress.files import write_whole
+from latentpress.files import alone, write_whole
 from latentpress.labels.base import Item, LabelSource
 
 _BATCH_TOKENS = 2048  # of texts that are measured together: an interruption loses one batch at most
@@ -95,27 +92,10 @@ def make_labels(
     items, left_out = _choose(source, records, limit)
     if not items:
         raise DataError(f"none of {len(records)} records can be labelled by {source.name}: {_told(left_out)}")
-    with _alone_at(out):
-        return _make(source, items, left_out, out, progress)
-
-
-@contextlib.contextmanager
-def _alone_at(out: Path) -> Iterator[None]:
-    """Keeps other labellings away from the file.
-
-    Raises:
-        InputError: another one is at work on it.
-    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out.with_name(f".{out.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(f"another labelling is running for {out}; wait, stop it, or give another --out") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    busy = InputError(f"another labelling is running for {out}; wait, stop it, or give another --out")
+    with alone(out.with_name(f".{out.name}.lock"), busy):
+        return _make(source, items, left_out, out, progress)
 
 
 def _make(
@@ -216,7 +196,7 @@ def _take_up(
     _check_rows(out, rows, source, items)
     if not part.exists():
         measured = [{key: value for key, value in row.items() if key not in _OF_LABELS} for row in rows]
-        write_whole(part, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (header, *measured)))
+        write_whole(part, "".join(map(json_line, (header, *measured))))
     return len(rows)
 
 

@@ -263,7 +263,8 @@ def stands_in(answer: str, text: str) -> bool:
     at = within.find(wanted) if any(map(str.isalnum, wanted)) else -1
     while at >= 0:
         end = at + len(wanted)
-        if not (_inside(within, at) and not _ELIDED.search(within, max(0, at - 6), at)) and not _inside(within, end):
+        starts = not _inside(within, at) or _ELIDED.search(within, max(0, at - 6), at)
+        if starts and not _inside(within, end):
             return True
         at = within.find(wanted, at + 1)
     return False

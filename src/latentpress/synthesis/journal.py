@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentpress.data.lines import differences, parse_lines
+from latentpress.data.lines import differences, json_line, parse_lines
 from latentpress.errors import InputError
 from latentpress.files import naming
 
@@ -171,8 +171,3 @@ def append(path: Path, row: Mapping[str, Any]) -> None:
             with contextlib.suppress(OSError):
                 file.truncate(before)
             raise
-
-
-def json_line(row: Mapping[str, Any]) -> str:
-    """A row as one line, whatever line separators it holds."""
-    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -21,19 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from latentpress.backbone import load_tokenizer
 from latentpress.base_model import DEFAULT_BASE, base_folder
+from latentpress.data.lines import json_line
 from latentpress.errors import InputError
-from latentpress.files import naming, replacing, write_whole
+from latentpress.files import alone, naming, replacing, write_whole
 from latentpress.synthesis.asking import Asker
 from latentpress.synthesis.assembly import Assembly
 from latentpress.synthesis.budget import Budget
 from latentpress.synthesis.card import CARD_JSON, CARD_TEXT, make_card, render
 from latentpress.synthesis.corpus import corpus_names, read_corpus
 from latentpress.synthesis.groups import GROUPING, related_groups
-from latentpress.synthesis.journal import Entry, Journal, json_line
+from latentpress.synthesis.journal import Entry, Journal
 from latentpress.synthesis.on_ray import ask_on_ray, check_ray
 from latentpress.synthesis.passages import Cutter
 from latentpress.synthesis.prompts import Prompts
@@ -264,15 +263,9 @@ def _alone_in(out: Path) -> Iterator[None]:
     if out.is_file():
         raise InputError(f"{out}: is a file; give a folder for the run")
     out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(f"another synthesis is at work in {out}; wait, stop it, or give another folder") from error
-    try:
+    busy = InputError(f"another synthesis is at work in {out}; wait, stop it, or give another folder")
+    with alone(out / _LOCK, busy):
         yield
-    finally:
-        lock.release()
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

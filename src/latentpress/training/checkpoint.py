@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from latentpress.checkpoints.config import PressConfig
 from latentpress.checkpoints.io import write_press
 from latentpress.errors import TrainingError
-from latentpress.files import write_whole
+from latentpress.files import alone, write_whole
 from latentpress.lora import LoraLinear
 from latentpress.model import PressModel
 
@@ -122,17 +121,12 @@ def alone_in(out: Path) -> Iterator[None]:
     Raises:
         TrainingError: another one is running there, or it cannot be written to.
     """
-    lock = FileLock(out / LOCK)
-    try:
+    busy = TrainingError(f"another training is running in {out}; wait, stop it, or give another folder")
+    with contextlib.ExitStack() as held:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-    except Timeout as error:
-        raise TrainingError(f"another training is running in {out}; wait, stop it, or give another folder") from error
-    try:
+            held.enter_context(alone(out / LOCK, busy))
         yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager
@@ -144,8 +138,6 @@ def writing(out: Path) -> Iterator[None]:
     """
     try:
         yield
-    except Timeout:  # an OSError too
-        raise
     except OSError as error:
         raise TrainingError(f"{out} cannot be written to ({error}); free space, or give another folder") from error
 
