@@ -46,6 +46,46 @@ def test_an_adapter_that_the_press_lacks_starts_at_zero(train: Train, capfd: pyt
     assert "a new one starts at zero" not in capfd.readouterr().err  # it goes on from where it was
 
 
+READER: dict[str, Any] = {
+    "compressor": "first-tokens",
+    "policy": "fixed",
+    "residual": "none",
+    "encoder_layers": "none",
+    "encoder_lora": "none",
+    "candidates": "1,4,8",
+}
+
+
+def test_a_reader_starts_from_the_decoder_of_any_press(train: Train) -> None:
+    first = train("first", steps=2, learning_rate=1e-2)
+    start, rates = {"from_press": str(first / "press")}, {"learning_rate": 0, "other_learning_rate": 0}
+    reader = train("reader", start, steps=1, **READER, **rates)
+    (_, _, before, _), (made, modules, after, _) = (read_press(folder / "press") for folder in (first, reader))
+    assert any(tensor.any() for name, tensor in before["decoder"].items() if "lora_B" in name)
+    assert set(after) == {"decoder"}
+    assert set(after["decoder"]) == set(before["decoder"])
+    assert all(torch.equal(after["decoder"][name], tensor) for name, tensor in before["decoder"].items())
+    assert modules == {}
+    assert made.compressor == "first-tokens"
+    with pytest.raises(TrainingError, match=r"decoder_lora is LoraSettings\(.*\) there, .*rank=2.* here"):
+        train("other", start, steps=1, **READER, decoder_lora__rank=2)
+    press = {"from_press": str(reader / "press")}
+    with pytest.raises(TrainingError, match="compressor is 'first-tokens' there, 'mean-pooling' here"):
+        train("back", press, steps=1)
+
+
+def test_what_a_reader_does_not_take_over_may_differ() -> None:
+    reader = config(compressor="first-tokens", residual="none", policy="fixed", encoder_lora=None)
+    press = config(residual="mean", policy="selector", encoder_layers=2)
+    assert different_settings(press, reader, frozenset()) == []
+    other = config(residual="mean", policy="selector", prompt_vectors=4)
+    assert different_settings(other, reader, frozenset()) == ["prompt_vectors is 4 there, 0 here"]
+    none = config(residual="mean", policy="selector", decoder_lora=None)  # nothing to take over
+    assert "compressor" in {text.partition(" ")[0] for text in different_settings(none, reader, frozenset())}
+    two = config(compressor="first-tokens", residual="none", policy="fixed", encoder_lora=None, candidates=(1, 4))
+    assert different_settings(two, reader, frozenset()) != []
+
+
 def test_an_adapter_is_not_dropped_and_not_changed(train: Train) -> None:
     first = train("first", steps=1)
     start = {"from_press": str(first / "press")}

@@ -40,6 +40,8 @@ def start_of(out: Path, press: Path) -> dict[str, Any]:
 def load_weights(press: PressModel, folder: Path, *, meant: AbstractSet[str] = frozenset()) -> tuple[str, ...]:
     """Copies the weights of a press folder into a model.
 
+    A reader of text starts from any press that has a decoder's adapter: it takes that over, and nothing else.
+
     Args:
         press: what is trained.
         folder: the press to start from.
@@ -54,6 +56,8 @@ def load_weights(press: PressModel, folder: Path, *, meant: AbstractSet[str] = f
     config, modules, adapters, _ = read_press(folder)
     differing = different_settings(config, press.config, meant)
     own = press.own_state()
+    if _takes_decoder(config, press.config):
+        modules = {}
     there_shapes = {k: v.shape for k, v in modules.items()}
     shapes = {k: v.shape for k, v in own.items() if k in there_shapes or not k.startswith(_HEAD)}
     if not differing and there_shapes != shapes:
@@ -64,8 +68,9 @@ def load_weights(press: PressModel, folder: Path, *, meant: AbstractSet[str] = f
         )
     there = {"encoder": config.encoder_lora, "decoder": config.decoder_lora}
     here = {"encoder": press.config.encoder_lora, "decoder": press.config.decoder_lora}
-    new = tuple(role for role, lora in here.items() if lora is not None and there[role] is None)
-    for role, backbone in press.trees().items():
+    trees = press.trees()
+    new = tuple(role for role, lora in here.items() if role in trees and lora is not None and there[role] is None)
+    for role, backbone in trees.items():
         if role in new:
             continue
         missing, unknown = load_lora_state(backbone.body, adapters.get(role, {}))
@@ -181,7 +186,10 @@ def different_settings(old: PressConfig, new: PressConfig, meant: AbstractSet[st
     if old.base.fingerprint != new.base.fingerprint:
         bases = [f"{base.id!r} ({base.fingerprint[:12]})" for base in (old.base, new.base)]
         differing.append(f"its base model is {bases[0]}, not {bases[1]}")
-    for name in sorted({f.name for f in dataclasses.fields(PressConfig)} - {"name", "base", "trained"}):
+    names = {f.name for f in dataclasses.fields(PressConfig)} - {"name", "base", "trained"}
+    if _takes_decoder(old, new):
+        names = {"decoder_lora", "prompt", "prompt_vectors"}
+    for name in sorted(names):
         there, here = getattr(old, name), getattr(new, name)
         if name == "compressor_settings" and old.compressor == new.compressor:
             there, here = unusual_settings(old.compressor, there), unusual_settings(new.compressor, here)
@@ -193,6 +201,12 @@ def different_settings(old: PressConfig, new: PressConfig, meant: AbstractSet[st
         if there != here and not allowed:
             differing.append(f"{name} is {there!r} there, {here!r} here")
     return differing
+
+
+def _takes_decoder(old: PressConfig, new: PressConfig) -> bool:
+    """Whether one is a reader of text, whose only weights are its decoder's adapter, and the other is not."""
+    reader = new.compressor == FirstTokens.name and new.residual == "none" and not POLICIES[new.policy].predicts
+    return reader and old.compressor != FirstTokens.name and old.decoder_lora is not None
 
 
 def _without(settings: dict[str, Any], names: AbstractSet[str]) -> dict[str, Any]:
