@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_results import compared_folder
 from safetensors.torch import load_file, save_file
 
 from cli.helpers import Result, write_tiny_press
+from latentpress.evaluation.metrics_file import write_metrics
+from latentpress.evaluation.published import CLAIMS
 from latentpress.lora import LoraSettings
 
 TOWNS = ("Paris", "Vienna", "Lisbon", "Oslo")
@@ -91,7 +94,13 @@ def test_times_are_taken_on_request(
     done = run(*command, "--speed", "--speed-lengths", "40")
     assert done.code == 0, done.err
     times = json.loads((out / "speed.json").read_text())
-    assert set(times["lengths"]["40"]) == {"full-zero-shot", "tiny-x4", "head-x4-zero-shot"}
+    assert set(times["lengths"]["40"]) == {
+        "full-zero-shot",
+        "full-cached-zero-shot",
+        "tiny-x4",
+        "head-x4-zero-shot",
+    }
+    assert "text cached" in (out / "report.md").read_text()
     assert (out / "latency.png").exists()
 
 
@@ -106,14 +115,30 @@ def test_a_protocol_sets_limit_and_measure(run: Callable[..., Result], press: Pa
     assert metrics["sets"]["treaties"]["measure"] == "substring_accuracy"
 
 
-def test_systems_are_listed_without_a_model(run: Callable[..., Result]) -> None:
+def test_systems_protocols_and_sets_are_listed_without_a_model(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, versions in (("LLMLINGUA", {}), ("KVPRESS", {"kvpress": "0.5.5"})):
+        python = tmp_path / name
+        python.write_text(f"#!/bin/sh\necho '{json.dumps(versions)}'\n")
+        python.chmod(0o755)
+        monkeypatch.setenv(f"LATENTPRESS_PEER_{name}", str(python))
     listed = run("eval", "--list")
     assert listed.code == 0
-    for name in ("semidynamic-smollm2-135m", "bm25-sentences", "llmlingua", "snapkv"):
+    for name in ("semidynamic-smollm2-135m", "bm25-sentences", "llmlingua", "snapkv", "comprexit ", "TextbookQA"):
         assert name in listed.out
-    families = run("eval", "--list", "--json").json["families"]
+    assert "kvpress==0.5.5, installed" in listed.out
+    assert "llmlingua==0.2.2, not installed" in listed.out
+    assert "To install what is missing: latentpress eval peer llmlingua\n" in listed.out
+    found = run("eval", "--list", "--json").json
+    families = found["families"]
     assert families["bm25-sentences"]["sees_question"] is True
     assert families["head"]["sees_question"] is False
+    assert [families[name]["installed"] for name in ("head", "llmlingua", "snapkv")] == [None, False, True]
+    assert [families[name]["needs"] for name in ("head", "snapkv")] == [None, "kvpress==0.5.5"]
+    assert found["protocols"]["semidynamic"]["sets"] == ["HotpotQA", "SQuAD", "NQ", "AdversarialQA"]
+    assert found["protocols"]["default"]["sets"] == []
+    assert len(found["sets"]) == 12
 
 
 @pytest.mark.parametrize(
@@ -201,6 +226,23 @@ def test_without_data_or_a_folder_nothing_is_loaded(run: Callable[..., Result], 
     run("eval", "--out", tmp_path / "results").fails_with("no data set is given", "--data")
     run("eval", "--data", "squad").fails_with("--out")
     run("eval", "--data", "sqad", "--out", tmp_path / "results").fails_with("sqad", "SQuAD")
+    run("eval", "--protocol", "semidynamic", "--out", tmp_path / "results").fails_with(
+        "protocol 'semidynamic' asks for the data sets", "AdversarialQA; give --data-dir FOLDER"
+    )
+
+
+def test_a_set_that_comes_from_the_hub_although_a_folder_was_given_is_told(
+    run: Callable[..., Result], press: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"subset": "DROP", "context": "It rained.", "question": "What did it do?", "answers": ["rained"]}]
+    monkeypatch.setattr("latentpress.evaluation.formats.hub_rows", lambda _place: enumerate(rows, start=1))
+    monkeypatch.setattr("latentpress.evaluation.sources._reads_hub", lambda: True)
+    command = ["eval", "--data", "drop", "--with", f"{press}@4", "--out", tmp_path / "results", "--max-new-tokens", 1]
+    told = f"DROP: {tmp_path} has no file DROP; it is read from the hub, mrqa-workshop/mrqa:test"
+    first = run(*command)
+    assert first.code == 0, first.err
+    assert told not in first.err
+    assert told in run(*command, "--data-dir", tmp_path).err
 
 
 def test_a_set_without_answers_is_refused(run: Callable[..., Result], press: Path, tmp_path: Path) -> None:
@@ -225,3 +267,41 @@ def test_claims_are_listed_with_what_is_not_measured_yet(run: Callable[..., Resu
     listed = run("eval", "claims", tmp_path, "--json")
     assert listed.code == 0, listed.err
     assert {claim["verdict"] for claim in listed.json["claims"]} == {"not yet measured"}
+    assert listed.json["results"] == str(tmp_path)
+
+
+def claims_with_a_note(results: Path, note: str) -> Path:
+    """Results that say something of one claim."""
+    compared_folder(results)
+    entry = {"claim": "comprexit-over-icae", "metrics": "metrics.json", "first": "press-x4", "second": "full-tuned"}
+    (results / "evidence.json").write_text(json.dumps({"format": 1, "evidence": [{**entry, "note": note}]}))
+    write_metrics(results)
+    return results
+
+
+def test_claims_say_which_folder_was_read(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "there is no folder ./results here; give a folder" in run("eval", "claims").out
+    assert run("eval", "claims", "--json").json["results"] is None
+    (tmp_path / "results").mkdir()
+    empty = run("eval", "claims").out
+    assert "Results were read from results, and nothing there tells of a claim; give a folder" in empty
+    claims_with_a_note(tmp_path / "results", "One was trained for longer.")
+    assert run("eval", "claims").out.endswith("Results were read from results\n")
+
+
+@pytest.mark.parametrize("width", [40, 110, 200])
+def test_claims_are_legible_at_any_width(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr("latentpress.cli.output._PIPE_WIDTH", width)
+    shown = run("eval", "claims", claims_with_a_note(tmp_path / "results", "One was trained for longer.")).out
+    firsts = [line.split(" ")[0] for line in shown.splitlines()]
+    if width == 200:
+        assert shown.splitlines()[0].split() == ["paper", "claim", "published", "ours", "verdict", "from"]
+        assert "published" not in firsts
+    else:
+        assert firsts.count("published") == firsts.count("verdict") == len(CLAIMS)
+        assert "no fair test: One was trained for longer." in " ".join(shown.split())

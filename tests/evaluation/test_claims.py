@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from made_results import Results, replies, system, yes_questions
 
 from latentpress.errors import InputError
 from latentpress.evaluation.claims import HEADER, Claim, caveats, claims, rows, table, to_markdown
-from latentpress.evaluation.metrics_file import write_metrics
+from latentpress.evaluation.metrics_file import read_metrics, write_metrics
 
 
 def claim(results: Path | None, id: str) -> Claim:
@@ -121,6 +123,37 @@ def test_what_leaves_a_claim_open_is_told(tmp_path: Path) -> None:
     assert both.told in to_markdown([both])
 
 
+NOTE = "Both imitated a press that pools means."
+
+
+def test_evidence_with_a_note_decides_nothing_and_is_shown(tmp_path: Path) -> None:
+    comparison(tmp_path / "pooling", "yyyy" * 10, "yy.." * 10)
+    found = claim(evidence(tmp_path, note=f" {NOTE}\n"), "mean-pooling-over-last-tokens")
+    assert (found.verdict, found.told) == ("no fair test", f"no fair test: {NOTE}")
+    assert (found.ours[0].mean, found.ours[0].note) == (pytest.approx(0.5), NOTE)
+    assert str(found.ours[0]) in to_markdown([found])
+    assert NOTE in to_markdown([found])
+    assert "no fair test" in caveats()[0]
+
+
+def test_a_fair_test_beside_one_with_a_note_decides(tmp_path: Path) -> None:
+    comparison(tmp_path / "unfair", "yyyy" * 10, "yy.." * 10)
+    comparison(tmp_path / "again", "yyyy" * 10, "yy.." * 10)
+    comparison(tmp_path / "fair", "yy.." * 10, "yyyy" * 10)
+    for name, note in (("unfair", {"note": NOTE}), ("again", {"note": NOTE}), ("fair", {})):
+        evidence(tmp_path / name, metrics="metrics.json", **note)
+    found = claim(tmp_path, "mean-pooling-over-last-tokens")
+    assert (found.verdict, len(found.ours)) == ("does not hold", 3)
+    assert found.told == f"does not hold (left out: {NOTE})"
+
+
+@pytest.mark.parametrize("note", ["", " ", None, 5, ["why"]])
+def test_a_note_that_is_no_sentence_is_refused(tmp_path: Path, note: Any) -> None:
+    comparison(tmp_path / "pooling", "yyyy", "yy..")
+    with pytest.raises(InputError, match=r"evidence\.json has the note .* write a sentence"):
+        table(evidence(tmp_path, note=note))
+
+
 def test_losses_of_ablations_are_paired_by_seed(tmp_path: Path) -> None:
     ablations(tmp_path / "ablations", comprexit=[2.0, 2.4], window_attention=[2.5, 3.0], last_layer=[2.1, 2.3])
     (transport,) = claim(tmp_path, "loss-without-transport").ours
@@ -167,6 +200,64 @@ def test_a_selectors_gain_is_found_in_any_comparison(tmp_path: Path) -> None:
     assert found.ours[0].mean == pytest.approx(1 - 0.25)
     assert found.verdict == "holds"
     assert claim(tmp_path, "gain-grows-with-variance").verdict == "not yet measured"
+
+
+def selected(out: Path, *kept: int, press: str = "ab", name: str = "press", sets: str = "set") -> Path:
+    """A press at x2 and x16, and its selector on as many sets as numbers of kept tokens of 64 are given; it gains."""
+    made = Results(out)
+    for i, count in enumerate(kept):
+        one = f"{sets}{i}"
+        made.ask(one, yes_questions(20))
+        for size, right, of in (("x2", "yy..", 32), ("x16", "....", 4), ("auto", "yyyy", count)):
+            about = system(name, size, identity={"press": press, "scale": 0.0})
+            made.answer(one, about, replies(right * 5, tokens=64, kept=of))
+    write_metrics(out)
+    return out
+
+
+def test_a_repeated_measurement_of_a_selector_counts_once(tmp_path: Path) -> None:
+    selected(tmp_path / "all", 8, 16, 24)
+    selected(tmp_path / "part", 8, 16, name="renamed")
+    selected(tmp_path / "two", 8, 16, 24)
+    (found,) = claim(tmp_path, "semi-dynamic-over-fixed").ours
+    assert found.source == "all/metrics.json: press, 3 of 3 sizes and sets"
+
+
+def test_other_presses_and_other_sets_are_no_repetition(tmp_path: Path) -> None:
+    selected(tmp_path / "a", 8)
+    selected(tmp_path / "b", 8, press="cd")
+    selected(tmp_path / "c", 8, sets="other")
+    assert len(claim(tmp_path, "semi-dynamic-over-fixed").ours) == 3
+
+
+def test_a_repeated_slope_counts_once(tmp_path: Path) -> None:
+    made = Results(tmp_path / "first")
+    for i in range(3):
+        made.ask(f"set{i}", yes_questions(20))
+        for size, right, of in (("x2", "yy..", 32), ("x16", "....", 4)):
+            made.answer(f"set{i}", system("press", size), replies(right * 5, tokens=64, kept=of))
+        chosen = replies("yy" * 5, tokens=64, kept=8 + 2 * i) + replies("yy" * 5, tokens=64, kept=8 - 2 * i)
+        made.answer(f"set{i}", system("press", "auto"), chosen)
+    write_metrics(made.out)
+    once = claim(tmp_path, "gain-grows-with-variance").ours
+    shutil.copytree(made.out, tmp_path / "second")
+    assert len(once) == 1
+    assert claim(tmp_path, "gain-grows-with-variance").ours == once
+
+
+def test_a_selector_at_the_lowest_ratio_does_not_test_the_claim(tmp_path: Path) -> None:
+    selected(tmp_path, 32, 31)  # x2, and x2.06
+    found = claim(tmp_path, "semi-dynamic-over-fixed")
+    assert (found.verdict, found.ours) == ("not yet measured", ())
+
+
+def test_without_its_lowest_ratio_a_selectors_gain_is_that_of_the_rest(tmp_path: Path) -> None:
+    selected(tmp_path, 32, 16, 8)
+    (found,) = claim(tmp_path, "semi-dynamic-over-fixed").ours
+    points = read_metrics(tmp_path)["selector_gains"][0]["points"]
+    for end in ("mean", "low", "high"):
+        assert getattr(found, end) == pytest.approx(statistics.fmean(point[end] for point in points[1:]))
+    assert found.source.endswith("2 of 3 sizes and sets")
 
 
 def test_other_files_are_passed_over(tmp_path: Path) -> None:

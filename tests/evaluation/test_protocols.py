@@ -14,7 +14,6 @@ from latentpress.errors import InputError
 from latentpress.evaluation import metrics
 from latentpress.evaluation.datasets import Selection
 from latentpress.evaluation.protocols import PROTOCOLS, Protocol, find_protocol
-from latentpress.evaluation.sources import find_sources
 
 FOLDER = Path(latentpress.__file__).parent
 
@@ -63,7 +62,34 @@ def test_the_sets_of_a_protocol_are_found_in_a_folder_by_their_names(name: str, 
     sets = PROTOCOLS[name].sets
     for one in sets:
         (tmp_path / f"{one}.jsonl.gz").touch()
-    assert [source.name for source in find_sources(sets, data_dir=tmp_path)] == list(sets)
+    found = PROTOCOLS[name].find_sets(tmp_path)
+    assert [source.name for source in found] == list(sets)
+    assert {Path(source.place).parent for source in found} == {tmp_path}
+
+
+def test_sets_of_a_protocol_that_are_nowhere_are_refused_in_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = PROTOCOLS["semidynamic"]
+    monkeypatch.setattr("latentpress.evaluation.sources._reads_hub", lambda: True)
+    with pytest.raises(InputError) as caught:
+        protocol.find_sets()
+    message = str(caught.value)
+    assert message.startswith("protocol 'semidynamic' asks for the data sets HotpotQA, SQuAD, NQ, AdversarialQA, and")
+    assert "without --data-dir there is no AdversarialQA; give --data-dir FOLDER" in message
+    assert "AdversarialQA.jsonl.gz" in message
+    assert "pip" not in message
+    (tmp_path / "nq.jsonl").touch()
+    monkeypatch.setattr("latentpress.evaluation.sources._reads_hub", lambda: False)
+    with pytest.raises(InputError) as caught:
+        protocol.find_sets(tmp_path)
+    message = str(caught.value)
+    assert f"the folder {tmp_path} has no HotpotQA, SQuAD, AdversarialQA; give" in message
+    assert "pip install 'latentpress[hub]', which reads HotpotQA, SQuAD, or choose sets of your own" in message
+    (tmp_path / "adversarialqa.jsonl.xz").touch()
+    monkeypatch.setattr("latentpress.evaluation.sources._reads_hub", lambda: True)
+    names = [source.name for source in protocol.find_sets(tmp_path)]
+    assert names == ["HotpotQA", "SQuAD", "nq", "adversarialqa"]
 
 
 def test_protocols_are_found_case_aside_and_unknown_ones_refused_with_the_nearest() -> None:

@@ -13,10 +13,13 @@ from tiny import config_for, make_model
 
 from latentpress.decoder.prompt import PromptSettings
 from latentpress.errors import ContextTooLongError, InputError
+from latentpress.evaluation.questions import Question
 from latentpress.evaluation.systems import batching
 from latentpress.evaluation.systems.base import Setup
 from latentpress.evaluation.systems.batching import answered, as_answer, batches
+from latentpress.evaluation.systems.bounds import CachedText
 from latentpress.evaluation.systems.readers import TextReader, plain_press, text_reader
+from latentpress.evaluation.systems.timed import write_answer
 from latentpress.press import Press
 
 if TYPE_CHECKING:
@@ -67,6 +70,20 @@ def test_the_base_model_reads_as_it_is(setup: Setup, press: Press) -> None:
     assert text_reader(setup, "zero-shot").answer(texts, questions, 7) == press.ask_texts(
         texts, questions, max_new_tokens=7
     )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_cached_text_is_read_once_and_answered_from_as_the_full_text_is(setup: Setup, name: str) -> None:
+    reader, system = text_reader(setup, name), CachedText(setup, name)
+    asked = [Question(id=one, dataset="a", contexts=(TEXT,), question=one, answers=("b",)) for one in QUESTIONS[:2]]
+    held = system.timed_hold(asked[0])
+    assert held.kept == setup.press.count_tokens(TEXT)
+    for question in (*asked, asked[0]):  # what is kept stays as it was
+        backbone, prompt = reader.question(question.question)
+        _, tokens = write_answer(backbone, prompt, 6, before=held.what)
+        assert tokens == write_answer(*reader.prompt(TEXT, question.question), 6)[1]
+        reading = system.timed_read(held, question, 6)
+        assert 0 < reading.first_token < reading.total
 
 
 @pytest.mark.parametrize("name", ["tuned", "prompt-tuned"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import lzma
 import math
@@ -250,6 +251,13 @@ def test_compressing_pays_from_the_first_question_that_makes_it_quicker() -> Non
     assert break_even(compress=0.1, stored=3.0, full=3.0) == math.inf
 
 
+def test_compressing_pays_against_a_cached_text_once_what_it_takes_more_has_come_back() -> None:
+    assert break_even(compress=5.0, stored=1.0, full=2.0, read=3.0) == 3  # 5 + 3 < 3 + 6, 5 + 2 = 3 + 4
+    assert break_even(compress=2.0, stored=1.0, full=2.0, read=3.0) == 1
+    assert break_even(compress=2.0, stored=2.5, full=2.0, read=3.0) == 1  # 4.5 < 5
+    assert break_even(compress=5.0, stored=2.0, full=2.0, read=3.0) == math.inf
+
+
 def speed() -> Speed:
     whole = Times(kept=512, first_token=(1.0, 2.0, 1.0), total=(2.0, 4.0, 2.0), peak_bytes=1000)
     press = Times(
@@ -278,7 +286,21 @@ def test_times_are_ratios_within_each_round() -> None:
     assert found["stored_total"]["ratio"]["median"] == 0.5
     assert found["peak_ratio"] == 0.5
     assert found["break_even"] == {"median": 2, "low": 2, "high": 4}
+    assert found["break_even_cached"] is None  # nobody kept the text
     assert latency(speed())["lengths"]["512"]["full-zero-shot"]["break_even"] is None
+    cached = Times(
+        kept=512,
+        compress=(0.5, 1.0, 0.5),
+        first_token=(1.1, 2.1, 1.1),
+        total=(2.1, 4.1, 2.1),
+        stored_first_token=(0.3, 0.6, 0.3),
+        stored_total=(1.5, 3.0, 1.0),
+    )
+    lengths = {512: {**speed().lengths[512], "kept": cached}}
+    beside = latency(dataclasses.replace(speed(), cached="kept", lengths=lengths))["lengths"]["512"]
+    assert beside["press-x4"]["break_even"] == found["break_even"]
+    assert beside["press-x4"]["break_even_cached"] == {"median": 2, "low": 2, "high": None}
+    assert beside["kept"]["break_even_cached"] is None
 
 
 def test_times_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -8,7 +8,16 @@ from types import ModuleType
 import pytest
 
 from latentpress.errors import InputError
-from latentpress.evaluation.sources import IN_DOMAIN, OUT_OF_DOMAIN, Source, find_source, find_sources, known_names
+from latentpress.evaluation.sources import (
+    IN_DOMAIN,
+    OUT_OF_DOMAIN,
+    Source,
+    find_source,
+    find_sources,
+    hub_notes,
+    known_names,
+    missing_names,
+)
 
 
 @pytest.fixture
@@ -109,6 +118,68 @@ def test_short_names_mean_the_twelve_sets(word: str, name: str) -> None:
 @pytest.mark.usefixtures("with_hub")
 def test_a_full_name_is_not_taken_for_a_file_of_its_short_one(folder: Path) -> None:
     assert find_source("NaturalQuestionsShort", data_dir=folder).hub  # nq.jsonl.xz may be another selection
+
+
+@pytest.mark.usefixtures("with_hub")
+@pytest.mark.parametrize(
+    ("word", "file"),
+    [
+        ("BioASQ", "ood_bioasq.jsonl.xz"),
+        ("xquad", "zh_xquad.jsonl.xz"),
+        ("mine=xquad", "zh_xquad.jsonl.xz"),
+        ("TriviaQA", "dev_TriviaQA-web.json"),
+        ("set_two", "my_set_two.json"),
+    ],
+)
+def test_the_only_file_with_the_name_behind_a_prefix_is_taken(folder: Path, word: str, file: str) -> None:
+    for name in ("ood_bioasq.jsonl.xz", "zh_xquad.jsonl.xz", "dev_TriviaQA-web.json", "my_set_two.json"):
+        (folder / name).touch()
+    source = find_source(word, data_dir=folder)
+    assert (source.place, source.hub) == (str(folder / file), False)
+    assert source.name == ("mine" if "=" in word else file.partition(".json")[0])
+
+
+@pytest.mark.usefixtures("with_hub")
+def test_a_file_of_the_name_itself_comes_before_one_with_a_prefix(folder: Path) -> None:
+    (folder / "zh_SQuAD.jsonl").touch()
+    (folder / "old_DuoRC.jsonl").touch()
+    (folder / "xNewsQA.jsonl").touch()
+    assert find_source("squad", data_dir=folder).name == "SQuAD"
+    assert find_source("duorc", data_dir=folder).name == "DuoRC.ParaphraseRC"
+    assert find_source("newsqa", data_dir=folder).hub
+
+
+@pytest.mark.usefixtures("with_hub")
+def test_several_files_with_the_name_behind_a_prefix_are_named(folder: Path) -> None:
+    (folder / "ood_bioasq.jsonl.xz").touch()
+    (folder / "zh_bioasq.jsonl").touch()
+    with pytest.raises(InputError, match=r"'BioASQ' may be ood_bioasq.jsonl.xz and zh_bioasq.jsonl of .*give the path"):
+        find_source("BioASQ", data_dir=folder)
+
+
+@pytest.mark.usefixtures("with_hub")
+def test_a_set_that_comes_from_the_hub_although_a_folder_was_given_is_told(folder: Path) -> None:
+    sources = find_sources(["squad", "mine=newsqa", "org/set:test"], data_dir=folder)
+    assert hub_notes(sources, folder) == [
+        f"mine: {folder} has no file NewsQA; it is read from the hub, mrqa-workshop/mrqa:validation"
+    ]
+    assert hub_notes(find_sources(["newsqa"]), None) == []
+
+
+def test_names_that_are_neither_in_the_folder_nor_on_the_hub_are_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["NQ", "NewsQA", "AdversarialQA", "my-set", "here"]
+    Path("here").touch()
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert missing_names(names) == ["NQ", "NewsQA", "AdversarialQA", "my-set"]
+    assert missing_names(names, data_dir=folder) == ["NewsQA", "AdversarialQA"]
+    module = ModuleType("datasets")
+    module.__spec__ = ModuleSpec("datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    assert missing_names(names) == ["AdversarialQA", "my-set"]
+    with pytest.raises(InputError, match="does not exist"):
+        missing_names(names, data_dir=folder / "none")
 
 
 @pytest.mark.usefixtures("without_hub")

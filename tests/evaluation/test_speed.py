@@ -16,6 +16,7 @@ from latentpress.evaluation import speed
 from latentpress.evaluation.questions import Answer, Question
 from latentpress.evaluation.speed_schema import Speed
 from latentpress.evaluation.systems import Setup, Size, System, families
+from latentpress.evaluation.systems.bounds import CachedText
 from latentpress.evaluation.systems.presses import PressSystem
 from latentpress.evaluation.systems.timed import Held, Reading, Timed, write_answer
 from latentpress.press import Press
@@ -47,20 +48,30 @@ def test_every_system_is_timed_at_every_length_that_fits(setup: Setup, press: Pr
         made(setup, "full", None),
         press.base.tokenizer,
         most,
+        cached=CachedText(setup, "zero-shot"),
         lengths=(40, 60, 10 * most),
         rounds=2,
         answer_tokens=3,
         note=notes.append,
     )
     assert sorted(found.lengths) == [40, 60]
-    assert set(found.lengths[40]) == {"full-zero-shot", "tiny-x4", "head-x8-zero-shot", "bm25-sentences-x4-zero-shot"}
+    assert set(found.lengths[40]) == {
+        "full-zero-shot",
+        "full-cached-zero-shot",
+        "tiny-x4",
+        "head-x8-zero-shot",
+        "bm25-sentences-x4-zero-shot",
+    }
+    assert (found.reference, found.cached) == ("full-zero-shot", "full-cached-zero-shot")
+    assert found.lengths[40]["full-cached-zero-shot"].kept == 40
     for times in found.lengths[40].values():
         assert len(times.total) == 2
         assert all(0 < first < total for first, total in zip(times.first_token, times.total, strict=True))
     assert found.lengths[40]["tiny-x4"].kept == 10
     assert found.lengths[40]["head-x8-zero-shot"].kept == 5
     seeing = found.lengths[40]["bm25-sentences-x4-zero-shot"]
-    assert (seeing.compress, seeing.stored_total) == (None, None)  # nothing can be kept before the question is known
+    assert seeing.compress is not None
+    assert seeing.stored_total is None  # nothing can be kept before the question is known
     assert any(note.startswith("60 tokens, round 2") for note in notes)
     found.write(tmp_path / "speed.json")
     assert Speed.read(tmp_path / "speed.json") == found

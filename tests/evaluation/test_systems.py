@@ -19,6 +19,7 @@ from latentpress.errors import InputError, PressError, RatioError
 from latentpress.evaluation.questions import Question
 from latentpress.evaluation.systems import Setup, Size, System, families, make_systems
 from latentpress.evaluation.systems.bounds import BOUNDS
+from latentpress.evaluation.systems.named import press_names
 from latentpress.evaluation.systems.presses import PressSystem, stored_bytes
 from latentpress.press import Press
 
@@ -277,6 +278,20 @@ def test_two_presses_of_one_name_need_names_of_their_own(made: Any) -> None:
     assert labels(systems) == ["tiny-x4", "mine-x4", "mine-x8"]
 
 
+def test_a_press_of_another_name_takes_the_default_sizes_too(made: Any) -> None:
+    systems, _ = made("mine=other", sizes="4/8")
+    assert labels(systems) == ["mine-x4", "mine-x8"]
+
+
+def test_names_ignore_case_but_for_folders(made: Any) -> None:
+    made.presses["semidynamic-smollm2-135m"] = made.presses["other"]
+    systems, _ = made("Head:tuned@4", "BM25-Sentences:zero-shot@4", "mine=Semidynamic-SmolLM2-135M@4")
+    assert labels(systems) == ["head-x4-tuned", "bm25-sentences-x4-zero-shot", "mine-x4"]
+    assert press_names(["SnapKV@4", "FULL:tuned", "Org/Press"]) == ["Org/Press"]
+    Path("HEAD").mkdir()
+    assert press_names(["HEAD@4", "head@4"]) == ["HEAD"]
+
+
 def test_a_name_of_ones_own_is_one_that_files_can_have(made: Any) -> None:
     with pytest.raises(InputError, match="gives a press a name that files cannot have"):
         made("a b=other@4")
@@ -306,6 +321,16 @@ def test_families_are_bounds_and_peers_by_their_names() -> None:
         (["xyzzy"], InputError, r"unknown system 'xyzzy'.*folder of one; `latentpress"),
         ([""], InputError, "unknown system ''"),
         (["semidynamic-smollm2-135m:tuned"], InputError, "read by its own decoder"),
+        (["Semidynamic-SmolLM2-135m:tuned"], InputError, "give 'semidynamic-smollm2-135m'"),
+        (["bm25@4"], InputError, r"'bm25'.*; did you mean bm25-sentences\? `latentpress"),
+        (["Semidynamic"], InputError, "did you mean semidynamic-kv-smollm2-135m or semidynamic-smollm2-135m"),
+        (["llm"], InputError, "did you mean llmlingua or llmlingua-question"),
+        (["kvpress"], InputError, "; kvpress has snapkv, expected-attention, key-norm, streaming-llm; `latentpress"),
+        (["KVPres:tuned@4"], InputError, "; kvpress has snapkv, "),
+        (["prompt-tuning"], InputError, "a reader stands behind a bound or peer, as in full:prompt-tuned; "),
+        (["prompt-tuned"], InputError, "as in full:prompt-tuned"),
+        (["reader"], InputError, "as in full:tuned"),
+        (["zeroshot"], InputError, "as in full:zero-shot"),
         (["head:ours"], InputError, "head is read by zero-shot, tuned"),
         (["full:prompt-tuned"], InputError, "needs a trained reader"),
         (["full@4"], InputError, "full has no size; leave @x4 out"),

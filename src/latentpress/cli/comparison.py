@@ -44,26 +44,52 @@ def usual_systems() -> str:
 
 
 def list_systems(as_json: bool) -> None:
-    """Prints bounds, peers and shipped presses."""
+    """Prints bounds, peers and shipped presses, protocols, and sets that are known by name."""
+    from latentpress.evaluation.protocols import PROTOCOLS
+    from latentpress.evaluation.sources import known_names
     from latentpress.evaluation.systems import families
+    from latentpress.evaluation.systems.peers.environments import PACKAGES
     from latentpress.loading import shipped_presses
 
-    every = families()
+    every, known, there = families(), known_names(), {name: _is_installed(name) for name in PACKAGES}
+    package = {name: one.needs.partition("==")[0] for name, one in every.items()}
     if as_json:
         listed = {
             name: {"kind": one.kind, "about": one.about, "readers": one.readers, "sees_question": one.sees_question}
+            | {"needs": one.needs or None, "installed": there.get(package[name])}
             for name, one in every.items()
         }
-        print_json({"presses": list(shipped_presses()), "families": listed})
+        protocols = {name: {"about": one.about, "sets": one.sets} for name, one in PROTOCOLS.items()}
+        print_json({"presses": list(shipped_presses()), "families": listed, "protocols": protocols, "sets": known})
         return
     shown = Table("name", "kind", "what is read", "needs", box=None, pad_edge=False, padding=(0, 2))
     for name in shipped_presses():
         shown.add_row(name, "press", "its latents", "")
     for name, one in every.items():
         seen = "; sees the question" if one.sees_question else ""
-        shown.add_row(name, one.kind, f"{one.about}{seen} ({', '.join(one.readers)})", one.needs)
+        needs = f"{one.needs}, {'' if there[package[name]] else 'not '}installed" if one.needs else ""
+        shown.add_row(name, one.kind, f"{one.about}{seen} ({', '.join(one.readers)})", needs)
     console().print(shown)
     console().print("Any other press: its folder or hub id. Sizes behind an @: head@4/8, a press @auto too.")
+    lacking = [f"latentpress eval peer {name}" for name, here in there.items() if not here]
+    if lacking:
+        console().print(f"To install what is missing: {', '.join(lacking)}")
+    rules = Table("protocol", "what it judges by", "sets", box=None, pad_edge=False, padding=(0, 2))
+    for name, rule in PROTOCOLS.items():
+        every_set = "all of MRQA's" if set(rule.sets) == set(known) else ", ".join(rule.sets)
+        rules.add_row(name, rule.about, every_set or "those of --data")
+    console().print("", rules, "", sep="\n")
+    console().print(f"MRQA's sets, by name, from --data-dir or else the hub: {', '.join(known)}")
+
+
+def _is_installed(peer: str) -> bool:
+    from latentpress.evaluation.systems.peers.environments import find
+
+    try:
+        find(peer)
+    except InputError:
+        return False
+    return True
 
 
 def timed_lengths(text: str) -> list[int]:
@@ -163,8 +189,9 @@ def measure_times(systems: "list[System]", setup: "Setup", lengths: list[int], o
     """Times the systems into speed.json, length by length."""
     from latentpress.evaluation import speed
     from latentpress.evaluation.systems import families
+    from latentpress.evaluation.systems.bounds import CachedText
 
-    reference = families()["full"].make(setup, "zero-shot", None)
+    reference, cached = families()["full"].make(setup, "zero-shot", None), CachedText(setup, "zero-shot")
     press = setup.press
     with progress_console().status("timing") as status:
         speed.measure(
@@ -172,6 +199,7 @@ def measure_times(systems: "list[System]", setup: "Setup", lengths: list[int], o
             reference,
             press.base.tokenizer,
             press.base.max_positions,
+            cached=cached,
             lengths=lengths,
             note=lambda line: status.update(f"timing: {line}"),
             keep=lambda found: found.write(out / "speed.json"),

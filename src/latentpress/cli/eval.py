@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from latentpress.press import Press
 
 _SIZES = "4,8,16,auto"
+_TABLE_WIDTH = 120  # a table of claims has six columns of text
 
 With = Annotated[
     str | None,
@@ -77,7 +78,7 @@ Timed = Annotated[bool, typer.Option("--speed", help="Also time all systems, in 
 TimedLengths = Annotated[
     str, typer.Option("--speed-lengths", metavar="N,N", help="Tokens of text at which they are timed.")
 ]
-List = Annotated[bool, typer.Option("--list", help="List bounds, peers and shipped presses, and stop.")]
+List = Annotated[bool, typer.Option("--list", help="List systems, protocols and known sets, and stop.")]
 
 app = typer.Typer(
     invoke_without_command=True, help="Compare presses, bounds and peers on any data; run again to go on."
@@ -126,8 +127,7 @@ def evaluate(
     from latentpress.evaluation.systems import Size
 
     rules = find_protocol(protocol)
-    sets_wanted = data or list(rules.sets)
-    if not sets_wanted:
+    if not (data or rules.sets):
         raise InputError("no data set is given; give --data FILE, or a --protocol that names its sets")
     if out is None:
         raise InputError("no folder for the results is given; give --out FOLDER")
@@ -139,10 +139,10 @@ def evaluate(
     if not names:
         raise InputError(f"--with {systems!r} names no system; `latentpress eval --list` shows them")
     # Before anything is loaded: what cannot be found.
-    from latentpress.evaluation.sources import find_sources
+    from latentpress.evaluation.sources import find_sources, hub_notes
     from latentpress.evaluation.systems.named import press_names
 
-    sources = find_sources(sets_wanted, data_dir=data_dir)
+    sources = find_sources(data, data_dir=data_dir) if data else rules.find_sets(data_dir)
     presses = press_names(names)
 
     @functools.cache
@@ -164,6 +164,8 @@ def evaluate(
         limit=limit or rules.limit,
         seed=seed,
     )
+    for note in hub_notes(sources, data_dir):
+        progress_console().print(note, soft_wrap=True)
     with progress_console().status("reading the data sets"):
         sets = [read_dataset(source, count_tokens=press.count_tokens, selection=selection) for source in sources]
     for one in sets:
@@ -232,21 +234,48 @@ def claims(
     from latentpress.evaluation.claims import caveats, rows, table
 
     usual = Path("results")
-    found = table(results or (usual if usual.is_dir() else None))
+    folder = results or (usual if usual.is_dir() else None)
+    found = table(folder)
     if as_json:
         import dataclasses
 
-        print_json({"claims": [{**dataclasses.asdict(one), "told": one.told} for one in found], "caveats": caveats()})
+        listed = [{**dataclasses.asdict(one), "told": one.told} for one in found]
+        print_json({"results": None if folder is None else str(folder), "claims": listed, "caveats": caveats()})
         return
-    shown = Table(box=None, pad_edge=False, padding=(0, 2))
-    heading, *lines = rows(found)
-    for word in heading:
-        shown.add_column(word, overflow="fold")
-    for line in lines:
-        shown.add_row(*line)
-    console().print(shown)
+    out = console()
+    out.print(_laid_out(rows(found), out.width))
     for caveat in caveats():
-        console().print(caveat, soft_wrap=True)
+        out.print(caveat, soft_wrap=True)
+    out.print(_what_was_read(folder, any(one.ours for one in found)), style="bold", soft_wrap=True)
+
+
+def _laid_out(lines: list[tuple[str, ...]], width: int) -> Table:
+    """The claims as a table, or, where its columns would be too narrow to read, one below the other."""
+    heading, *cells = lines
+    shown = Table(box=None, pad_edge=False, padding=(0, 2), show_header=width >= _TABLE_WIDTH)
+    if width >= _TABLE_WIDTH:
+        for word in heading:
+            shown.add_column(word, overflow="fold")
+        for line in cells:
+            shown.add_row(*line)
+        return shown
+    shown.add_column(no_wrap=True)
+    shown.add_column(overflow="fold")
+    for line in cells:
+        for word, cell in zip(heading, line, strict=True):
+            shown.add_row(word, cell)
+        shown.add_row()
+    return shown
+
+
+def _what_was_read(folder: Path | None, measured: bool) -> str:
+    """Which folder the numbers are from, and what to do where there are none."""
+    give = "give a folder that holds results: latentpress eval claims FOLDER"
+    if folder is None:
+        return f"No results were read, since there is no folder ./results here; {give}"
+    if not measured:
+        return f"Results were read from {folder}, and nothing there tells of a claim; {give}"
+    return f"Results were read from {folder}"
 
 
 @app.command()

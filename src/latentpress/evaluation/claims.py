@@ -2,16 +2,19 @@
 
 Found below a folder of results, at any depth:
 
-- `metrics.json` of a comparison: what a press's selector gains over its own fixed ratios;
+- `metrics.json` of a comparison: what a press's selector gains over its own fixed ratios. The same selector on the same
+  questions counts once, however many files hold it;
 - `results.json` of the ablations (`python -m benchmarks.ablations`): each variant's loss of held-back answers at x4;
 - `evidence.json`: which two systems of a comparison stand for the two sides of a claim, trained alike but for what the
   claim is about, which no program can see:
 
         {"format": 1, "evidence": [
           {"claim": "mean-pooling-over-last-tokens", "metrics": "pooling/metrics.json",
-           "first": "mean-x4", "second": "last-x4", "scope": "pooled"}]}
+           "first": "mean-x4", "second": "last-x4", "scope": "pooled",
+           "note": "Both had an hour, where the paper trains for days."}]}
 
-  `metrics` is relative to the file; `scope` is a set or `pooled`; a claim may have several entries.
+  `metrics` is relative to the file; `scope` is a set or `pooled`; a claim may have several entries. `note` may be left
+  out: a sentence that says why this evidence does not decide the claim, which it then does not.
 """
 
 from __future__ import annotations
@@ -20,17 +23,18 @@ import contextlib
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from latentpress.errors import InputError
 from latentpress.evaluation import markdown
+from latentpress.evaluation.matching import TOLERANCE
 from latentpress.evaluation.metrics_file import NAME, read_metrics
 from latentpress.evaluation.published import CLAIMS, Published
 
-Verdict = Literal["holds", "does not hold", "not yet decided", "not yet measured"]
+Verdict = Literal["holds", "does not hold", "no fair test", "not yet decided", "not yet measured"]
 HEADER = ("paper", "claim", "published", "ours", "verdict", "from")
 """Of the table."""
 _REMEDY = "correct or remove it"
@@ -59,6 +63,8 @@ class Measured:
     """`points`, or nats a token."""
     source: str
     """The file, and what in it."""
+    note: str | None = None
+    """Why it does not decide the claim; None if it may."""
 
     def __str__(self) -> str:
         """`+7.0 (+4.1 to +9.9) points`."""
@@ -80,16 +86,25 @@ class Claim:
     ours: tuple[Measured, ...]
     """What was measured; empty if nothing was."""
     verdict: Verdict
-    """`holds` if every interval lies on the claimed side as a whole, `does not hold` if every one on the other."""
+    """`holds` if every interval lies on the claimed side as a whole, `does not hold` if every one on the other; what
+    has a note does not count, and `no fair test` is said where nothing else was measured."""
 
     @property
     def told(self) -> str:
-        """The verdict in words, with what leaves it open."""
+        """The verdict in words, with what leaves it open, and with the notes."""
+        notes = " ".join(dict.fromkeys(one.note for one in self.ours if one.note is not None))
+        if self.verdict == "no fair test":
+            return f"{self.verdict}: {notes}"
+        return f"{self._decided} (left out: {notes})" if notes else self._decided
+
+    @property
+    def _decided(self) -> str:
+        """The verdict, with what leaves it open."""
         if self.verdict != "not yet decided":
             return self.verdict
         edge = self.published.above
         for one in self.ours:
-            if one.low is not None and one.high is not None and one.low <= edge <= one.high:
+            if one.note is None and one.low is not None and one.high is not None and one.low <= edge <= one.high:
                 return f"{self.verdict} (interval includes {one.shown(edge) if edge else '0'} {one.unit})"
         return f"{self.verdict} (intervals on both sides)"
 
@@ -117,9 +132,10 @@ def table(results: Path | None = None) -> list[Claim]:
 
 
 def _judged(published: Published, ours: Sequence[Measured]) -> Claim:
-    """A claim with its verdict; a number without an interval decides nothing."""
-    intervals = [(one.low, one.high) for one in ours if one.low is not None and one.high is not None]
-    verdict: Verdict = "not yet measured"
+    """A claim with its verdict; a number without an interval, or with a note, decides nothing."""
+    fair = [one for one in ours if one.note is None]
+    intervals = [(one.low, one.high) for one in fair if one.low is not None and one.high is not None]
+    verdict: Verdict = "not yet measured" if fair or not ours else "no fair test"
     if intervals:
         verdict = "not yet decided"
         if all(low > published.above for low, _ in intervals):
@@ -138,7 +154,10 @@ def caveats() -> tuple[str, ...]:
     """What to know when the claims are read, a line each."""
     return (
         "Ours is what the claimed side is ahead by, with its 95% interval. A claim holds if the whole interval is on "
-        "the claimed side, and does not hold if it is on the other; otherwise our numbers are too few to decide.",
+        "the claimed side, and does not hold if it is on the other; otherwise our numbers are too few to decide. "
+        "There is no fair test where all that was measured has a note why it decides nothing.",
+        "A selector's sizes and sets that come within 5% of the lowest fixed ratio measured of its press are left out "
+        "of the gain over fixed ratios, since the paper claims none there; what several files hold counts once.",
         "Losses of ablations are those of held-back answers, in nats a token, not F1.",
         "Base models, data and budgets are far smaller here than in the papers.",
     )
@@ -157,15 +176,17 @@ def _row(one: Claim) -> tuple[str, ...]:
 
 def _evidence(results: Path) -> Iterator[tuple[str, Measured]]:
     """Measurements by claim, from every file that holds any."""
+    comparisons = {}
     for path in sorted(results.rglob("*.json")):
         name = str(path.relative_to(results))
         if path.name == NAME and "selector_gains" in _object(path):
-            yield from _of_selectors(path, name)
+            comparisons[name] = path
         elif path.name == "results.json" and _is_ablations(content := _content(path)):
             with _reading(path, "file of ablations"):
                 yield from _of_ablations({row["variant"]: row for row in content}, name)
         elif path.name == "evidence.json":
             yield from _of_pairs(path, name)
+    yield from _of_selectors(comparisons)
 
 
 def _content(path: Path) -> Any:
@@ -198,22 +219,62 @@ def _reading(path: Path, what: str) -> Iterator[None]:
         raise InputError(f"{path} is no {what} ({error!r}); {_REMEDY}") from error
 
 
-def _of_selectors(path: Path, name: str) -> Iterator[tuple[str, Measured]]:
-    """What selectors gain in a comparison.
+def _of_selectors(comparisons: Mapping[str, Path]) -> Iterator[tuple[str, Measured]]:
+    """What selectors gain in comparisons, by name of the file.
 
     Raises:
-        InputError: the file is of another format, or not laid out as one of a comparison.
+        InputError: a file is of another format, or not laid out as one of a comparison.
     """
-    with _reading(path, "file of a comparison"):
-        for one in read_metrics(path.parent)["selector_gains"]:
-            source, gain, slope = f"{name}: {one['press']}", one["gain"], one["slope"]
-            if gain["mean"] is not None:
-                yield (
-                    "semi-dynamic-over-fixed",
-                    _measured(gain, "points", f"{source}, {gain['n']} sizes and sets"),
-                )
-            if slope is not None and slope["mean"] is not None:
-                yield "gain-grows-with-variance", _measured(slope, "points", f"{source}, an octave of spread")
+    gained: set[str] = set()
+    sloped: set[str] = set()
+    for name, path in comparisons.items():
+        with _reading(path, "file of a comparison"):
+            metrics = read_metrics(path.parent)
+            for one in metrics["selector_gains"]:
+                source = f"{name}: {one['press']}"
+                points = {_identity(metrics, one["press"], point): point for point in one["points"]}
+                new = {
+                    key: point
+                    for key, point in points.items()
+                    if key not in gained and point["mean"] is not None and not _at_lowest(metrics, one["press"], point)
+                }
+                gained |= new.keys()
+                if new:
+                    gain = one["gain"] if len(new) == len(one["points"]) else _mean(new.values())
+                    of = f"{len(new)} of {len(one['points'])} sizes and sets"
+                    yield "semi-dynamic-over-fixed", _measured(gain, "points", f"{source}, {of}")
+                slope = one["slope"]
+                if slope is not None and slope["mean"] is not None and not points.keys() <= sloped:
+                    sloped |= points.keys()
+                    yield "gain-grows-with-variance", _measured(slope, "points", f"{source}, an octave of spread")
+
+
+def _identity(metrics: Mapping[str, Any], press: str, point: Mapping[str, Any]) -> str:
+    """What the gain of a selector depends on, whatever the press and the set are called there."""
+    asked = ("press", press, point["size"])
+    (system,) = [one for one in metrics["systems"].values() if (one["kind"], one["name"], one["size"]) == asked]
+    protocol, digest = metrics["protocol"]["name"], metrics["sets"][point["set"]]["digest"]
+    return json.dumps([system["identity"], point["size"], protocol, digest], sort_keys=True)
+
+
+def _at_lowest(metrics: Mapping[str, Any], press: str, point: Mapping[str, Any]) -> bool:
+    """Whether a selector came to the lowest ratio of the press, where the paper claims nothing.
+
+    The file has no candidates of the selector; the lowest fixed size on the same set stands for the lowest of them.
+    """
+    fixed = [metrics["systems"][label]["scopes"].get(point["set"]) for label in metrics["lines"][press]]
+    lowest: float = min(one["ratio"] for one in fixed if one is not None and one["ratio"] is not None)
+    reached: float = point["ratio"]
+    return reached <= TOLERANCE * lowest
+
+
+def _mean(points: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Mean of some gains. Its interval, the mean of theirs, is too wide rather than too narrow.
+
+    It would be right if they rose and fell together; resamples, which know how they do, are not in the file.
+    """
+    ends = {end: [point[end] for point in points] for end in ("mean", "low", "high")}
+    return {end: None if None in values else statistics.fmean(values) for end, values in ends.items()}
 
 
 def _is_ablations(content: Any) -> bool:
@@ -268,13 +329,28 @@ def _of_pairs(path: Path, name: str) -> Iterator[tuple[str, Measured]]:
             if entry["claim"] not in known:
                 raise InputError(f"{path} names the claim {entry['claim']!r}; claims are {', '.join(sorted(known))}")
             first, second, scope = entry["first"], entry["second"], entry.get("scope", "pooled")
+            note = _note(path, entry)
             metrics = read_metrics((path.parent / entry["metrics"]).parent)
             number = _difference(metrics, first, second, scope)
             if number is None:
                 raise InputError(
                     f"{path} compares {first!r} with {second!r} on {scope!r}, which {entry['metrics']} does not"
                 )
-            yield entry["claim"], _measured(number, "points", f"{name}: {first} to {second}, {scope}")
+            measured = _measured(number, "points", f"{name}: {first} to {second}, {scope}")
+            yield entry["claim"], replace(measured, note=note)
+
+
+def _note(path: Path, entry: Mapping[str, Any]) -> str | None:
+    """Why an entry does not decide its claim, on one line; None if it has no note."""
+    if "note" not in entry:
+        return None
+    note = entry["note"]
+    if not isinstance(note, str) or not note.strip():
+        raise InputError(
+            f"{path} has the note {note!r} on {entry['claim']!r}; write a sentence that says why the evidence does not "
+            "decide the claim, or remove the note"
+        )
+    return " ".join(note.split())
 
 
 def _difference(metrics: Mapping[str, Any], first: str, second: str, scope: str) -> Mapping[str, Any] | None:

@@ -19,9 +19,13 @@ def latency(speed: Speed) -> dict[str, Any]:
     return {
         "machine": speed.machine,
         "reference": speed.reference,
+        "cached": speed.cached,
         "answer_tokens": speed.answer_tokens,
         "lengths": {
-            str(tokens): {label: _system(times, every[speed.reference]) for label, times in every.items()}
+            str(tokens): {
+                label: _system(times, every[speed.reference], every.get(speed.cached or ""))
+                for label, times in every.items()
+            }
             for tokens, every in sorted(speed.lengths.items())
         },
         "left_out": {str(tokens): dict(why) for tokens, why in sorted(speed.left_out.items()) if why},
@@ -29,23 +33,26 @@ def latency(speed: Speed) -> dict[str, Any]:
     }
 
 
-def break_even(compress: float, stored: float, full: float) -> float:
-    """Questions about one text from which on compressing it takes less time than reading it each time.
+def break_even(compress: float, stored: float, full: float, read: float = 0.0) -> float:
+    """Questions about one text from which on compressing it takes less time than reading it.
 
-    The least whole q with compress + q stored < q full; infinite where an answer from what is stored takes no less
-    than one from the full text.
+    The least whole q with compress + q stored < read + q full; infinite where there is none.
 
     Args:
         compress: seconds to compress the text, once.
         stored: seconds of an answer from what is stored of it.
-        full: seconds of an answer from the full text.
+        full: seconds of an answer from the full text, or from its keys and values.
+        read: seconds to read the full text once, if its keys and values are kept; 0 if it is read for each answer.
     """
+    more = compress - read
+    if more + stored < full:
+        return 1
     if stored >= full:
         return math.inf
-    return math.floor(compress / (full - stored)) + 1
+    return math.floor(more / (full - stored)) + 1
 
 
-def _system(times: Times, full: Times) -> dict[str, Any]:
+def _system(times: Times, full: Times, cached: Times | None) -> dict[str, Any]:
     """Median seconds, ratios and break-even of one system at one length."""
     made: dict[str, Any] = {"kept": times.kept, "peak_bytes": times.peak_bytes, "rounds": len(times.total)}
     made["peak_ratio"] = times.peak_bytes / full.peak_bytes if times.peak_bytes and full.peak_bytes else None
@@ -57,12 +64,19 @@ def _system(times: Times, full: Times) -> dict[str, Any]:
         under = _series(full, _AGAINST[name])
         ratio = _spread(a / b for a, b in zip(taken, under or (), strict=False))
         made[name] = {"seconds": _spread(taken), "ratio": ratio}
-    made["break_even"] = None
+    made["break_even"] = made["break_even_cached"] = None
     if times.compress is not None and times.stored_total is not None and times.kept < full.kept:
-        rounds = zip(times.compress, times.stored_total, full.total, strict=False)
-        counts = _spread(break_even(*seconds) for seconds in rounds)
-        made["break_even"] = {name: None if math.isinf(count) else count for name, count in counts.items()}
+        ours = times.compress, times.stored_total
+        made["break_even"] = _pays(break_even(*seconds) for seconds in zip(*ours, full.total, strict=False))
+        if cached is not None and cached.compress is not None and cached.stored_total is not None:
+            theirs = cached.stored_total, cached.compress
+            made["break_even_cached"] = _pays(break_even(*seconds) for seconds in zip(*ours, *theirs, strict=False))
     return made
+
+
+def _pays(counts: Iterable[float]) -> dict[str, float | None]:
+    """Questions of the rounds, None for never."""
+    return {name: None if math.isinf(count) else count for name, count in _spread(counts).items()}
 
 
 def _series(times: Times, name: str) -> Sequence[float] | None:

@@ -68,7 +68,8 @@ KEYS = {
     "text on), stored_first_token, stored_total (from the question on): seconds, and the ratio to the reference's "
     "first_token (for first tokens) or total (for the others), each the median, lowest and highest of the rounds; "
     "break_even: questions about one text from which on compressing it is quicker than reading it each time, null for "
-    "never; nothing where the whole text is kept",
+    "never; nothing where the whole text is kept; break_even_cached: the same against reading it once and keeping its "
+    "keys and values (speed.cached)",
     "speed.elsewhere.<label>": "what of a system runs in a process of its own, and on which packages",
 }
 """What the keys of the file mean; `<...>` stands for any name."""

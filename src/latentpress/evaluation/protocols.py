@@ -8,11 +8,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentpress.errors import InputError
 from latentpress.evaluation.questions import Kind
-from latentpress.evaluation.sources import IN_DOMAIN, OUT_OF_DOMAIN
+from latentpress.evaluation.sources import IN_DOMAIN, OUT_OF_DOMAIN, Source, find_sources, in_mrqa, missing_names
 
 if TYPE_CHECKING:
     from latentpress.decoder.prompt import PromptSettings
@@ -50,6 +51,25 @@ class Protocol:
     """The headline ratio is over correctly answered questions; otherwise over all. Reports give both."""
     ours: tuple[str, ...] = ()
     """What we chose, because the paper does not say or because its own way cannot be had."""
+
+    def find_sets(self, data_dir: str | Path | None = None) -> list[Source]:
+        """Finds its data sets, each in the folder or else on the hub.
+
+        Raises:
+            InputError: some are in neither, the folder does not exist, or several of its files may be meant.
+        """
+        missing = missing_names(self.sets, data_dir=data_dir)
+        if missing:
+            first, listed = missing[0], ", ".join(missing)
+            where = "without --data-dir there is no" if data_dir is None else f"the folder {data_dir} has no"
+            hub = [name for name in missing if in_mrqa(name)]
+            or_hub = f", or pip install 'latentpress[hub]', which reads {', '.join(hub)}" if hub else ""
+            raise InputError(
+                f"protocol {self.name!r} asks for the data sets {', '.join(self.sets)}, and {where} {listed}; give "
+                f"--data-dir FOLDER with files of these names (such as {first}.jsonl.gz){or_hub}, or choose sets of "
+                "your own: --data FILE"
+            )
+        return find_sources(self.sets, data_dir=data_dir)
 
     def answer_tokens(self, kind: Kind) -> int:
         """Longest answer to a question of a kind, in tokens."""

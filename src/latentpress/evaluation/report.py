@@ -143,7 +143,7 @@ def _gaps(content: Mapping[str, Any]) -> Iterator[str]:
             few[label] = None
             continue
         counts = (NONE if gap[key] is None else f"{gap[key]:,}" for key in _COUNTS)
-        alike.setdefault((label, *counts, " ".join((gap["why"] or NONE).split())), []).append(gap["set"])
+        alike.setdefault((label, *counts, _why(gap)), []).append(gap["set"])
     if few:
         yield f"Asked only some questions of a set (see `asked` in its table), and done with them: {', '.join(few)}."
     if alike:
@@ -154,6 +154,11 @@ def _gaps(content: Mapping[str, Any]) -> Iterator[str]:
         )
         rows = [[label, listed(sets), *rest] for (label, *rest), sets in alike.items()]
         yield table(["system", "set", *_COUNTS, "why it could not go on"], rows)
+
+
+def _why(gap: Mapping[str, Any]) -> str:
+    """Why a system could not go on with a set, on one line."""
+    return " ".join((gap["why"] or ("not asked" if gap["asked"] is None else NONE)).split())
 
 
 def _shown(value: Any) -> str:

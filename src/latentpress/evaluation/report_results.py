@@ -41,7 +41,7 @@ def outcome(content: Mapping[str, Any]) -> Iterator[str]:
         [
             f"`{label}`",
             _at(systems[label]),
-            *(str(len(counted.get(label, {}).get(word, []))) for word in ("better", "level", "worse")),
+            *(_count(counted.get(label, {}), word) for word in ("better", "level", "worse")),
             *(bounds.get(label, {}).get(bound, NONE) for bound in whole),
         ]
         for label in presses
@@ -53,9 +53,14 @@ def outcome(content: Mapping[str, Any]) -> Iterator[str]:
         f"Each press against every other system that keeps as much and does not see the question ({_where(content)}): "
         "how many it is better than, level with and worse than, and how it stands to systems of no size. What a "
         "trained reader reads as well as an untrained one counts once, by the trained one. Better and worse are said "
-        "only where the 95% interval of the paired difference leaves zero out."
+        f"only where the 95% interval of the paired difference leaves zero out; {NONE} where no other was asked to "
+        "keep as much."
     )
     yield table(["press", "at", "better than", "level with", "worse than", *(f"`{bound}`" for bound in whole)], rows)
+
+
+def _count(those: Mapping[str, Sequence[str]], word: str) -> str:
+    return str(len(those.get(word, []))) if any(those.values()) else NONE
 
 
 def scope_tables(content: Mapping[str, Any], scope: str) -> Iterator[str]:

@@ -18,6 +18,7 @@ _HEADER = (
     "compress",
     "peak memory",
     "pays from question",
+    "the same, text cached",
 )
 
 
@@ -35,7 +36,9 @@ def speed_tables(content: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "`from text` begins with text and question, compressing included; `stored` begins with the question, with the "
         "context compressed before. `pays from question`: how many questions about one text it takes until compressing "
-        "it once, and answering from what is stored, has taken less time than reading the text for each."
+        "it once, and answering from what is stored, has taken less time than reading the text for each; `text "
+        "cached`: than reading it once and keeping its keys and values in memory"
+        + (f" (`{speed['cached']}`)." if speed.get("cached") else ", which was not measured.")
     )
     if speed["elsewhere"]:
         yield _other_processes(speed["elsewhere"])
@@ -65,7 +68,12 @@ def _other_processes(elsewhere: Mapping[str, str]) -> str:
 def _row(label: str, one: Mapping[str, Any]) -> list[str]:
     ratios = [spread(one[part] and one[part]["ratio"]) for part in _PARTS]
     peak = one["peak_ratio"]
-    return [f"`{label}`", *ratios, NONE if peak is None else f"{peak:.2f}", _pays(one["break_even"])]
+    return [
+        f"`{label}`",
+        *ratios,
+        NONE if peak is None else f"{peak:.2f}",
+        *map(_pays, (one["break_even"], one["break_even_cached"])),
+    ]
 
 
 def _pays(questions: Mapping[str, float | None] | None) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latentpress.errors import InputError, LatentpressError
+from latentpress.errors import InputError, LatentpressError, PeerError
 from latentpress.evaluation.datasets import Dataset
 from latentpress.evaluation.predictions import Predictions
 from latentpress.evaluation.questions import Answer, Question
@@ -84,7 +84,8 @@ def run(
     """Has every question answered that has no answer yet.
 
     A question that alone makes a system fail is recorded with its error. A system that fails on all of a batch about
-    several texts is left out of the rest of the set and named in the outcome, and the others go on.
+    several texts, or because of a peer's process, is left out of the rest of the set and named in the outcome, to be
+    asked again by the next run, and the others go on.
 
     Args:
         comparison: what is asked of whom.
@@ -147,16 +148,17 @@ def _answers(system: System, batch: Sequence[Question], most: int) -> Sequence[A
     """Answers of a batch; where it fails as a whole, of each question alone.
 
     Raises:
-        LatentpressError: every question fails, and they are about several texts.
+        LatentpressError: every question fails, and they are about several texts, or a peer's process is at fault.
     """
     try:
         answers = system.answer(batch, most)
     except LatentpressError as error:
         alone = [_alone(system, question, most) for question in batch]
-        texts = {question.contexts for question in batch}
-        if len(texts) > 1 and all(answer.error is not None for answer in alone):
+        failed = [one for one in alone if isinstance(one, LatentpressError)]
+        several = len({question.contexts for question in batch}) > 1
+        if len(failed) == len(batch) and (several or any(isinstance(one, PeerError) for one in failed)):
             raise error
-        return alone
+        return [_failed(one) if isinstance(one, LatentpressError) else one for one in alone]
     if len(answers) != len(batch):
         raise InputError(
             f"{system.label} gave {len(answers)} answers to {len(batch)} questions, so whose they are is not known; "
@@ -165,11 +167,15 @@ def _answers(system: System, batch: Sequence[Question], most: int) -> Sequence[A
     return answers
 
 
-def _alone(system: System, question: Question, most: int) -> Answer:
+def _alone(system: System, question: Question, most: int) -> Answer | LatentpressError:
     try:
         return system.answer([question], most)[0]
     except LatentpressError as error:
-        return Answer(text="", tokens=0, kept=0, error=str(error))
+        return error
+
+
+def _failed(error: LatentpressError) -> Answer:
+    return Answer(text="", tokens=0, kept=0, error=str(error))
 
 
 def _write_failed(comparison: Comparison, failed: Mapping[str, Mapping[str, str]]) -> None:

@@ -13,7 +13,17 @@ from pathlib import Path
 from latentpress.data.records import DATA_SUFFIXES, HUB_ID
 from latentpress.errors import InputError
 
-__all__ = ["IN_DOMAIN", "OUT_OF_DOMAIN", "Source", "find_source", "find_sources", "known_names"]
+__all__ = [
+    "IN_DOMAIN",
+    "OUT_OF_DOMAIN",
+    "Source",
+    "find_source",
+    "find_sources",
+    "hub_notes",
+    "in_mrqa",
+    "known_names",
+    "missing_names",
+]
 
 IN_DOMAIN = ("SQuAD", "NewsQA", "TriviaQA-web", "SearchQA", "HotpotQA", "NaturalQuestionsShort")
 """MRQA 2019's six sets that have a training part, as its files are called."""
@@ -68,16 +78,16 @@ def find_source(word: str, *, data_dir: str | Path | None = None) -> Source:
 
     Args:
         word: a path; an id of the hub, "org/name[:split]"; either of them with a name of its own, "name=path"; or a
-            name, case aside: of a file in `data_dir` without its suffixes, or one of MRQA's twelve sets, which comes
-            from the hub where the folder has no such file.
+            name, case aside: of a file in `data_dir` without its suffixes, of the only file there that has it behind
+            a prefix (`bioasq` of `ood_bioasq.jsonl`), or one of MRQA's twelve sets, which comes from the hub where the
+            folder has no such file.
         data_dir: folder of data sets.
 
     Raises:
-        InputError: there is no such file, set or folder, or the set is on the hub and the package `datasets` missing.
+        InputError: there is no such file, set or folder, several files may be meant, or the set is on the hub and the
+            package `datasets` missing.
     """
-    folder = None if data_dir is None else Path(data_dir)
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"the folder of data sets {str(folder)!r} does not exist; give a folder of data files")
+    folder = _folder(data_dir)
     named = None if Path(word).exists() else _NAMED.fullmatch(word)
     name, place = (named[1], named[2]) if named else (None, word)
     if Path(place).is_file() or "\\" in place or place.endswith(DATA_SUFFIXES):
@@ -92,23 +102,58 @@ def find_source(word: str, *, data_dir: str | Path | None = None) -> Source:
     return Source(name=name or found.name, place=found.place, hub=found.hub, subset=found.subset)
 
 
+def missing_names(names: Sequence[str], *, data_dir: str | Path | None = None) -> list[str]:
+    """Of names of sets, those that are neither a file of the folder nor, with the package `datasets`, on the hub.
+
+    Raises:
+        InputError: the folder does not exist, or several of its files may be meant.
+    """
+    folder, hub = _folder(data_dir), _reads_hub()
+    return [
+        name
+        for name in names
+        if not (Path(name).is_file() or _in_folder(name, folder) is not None or (hub and in_mrqa(name)))
+    ]
+
+
+def hub_notes(sources: Sequence[Source], data_dir: str | Path | None) -> list[str]:
+    """A line for each set that was asked for by name and comes from the hub, although a folder was given."""
+    return [
+        f"{source.name}: {data_dir} has no file {source.subset}; it is read from the hub, {source.place}"
+        for source in sources
+        if data_dir is not None and source.subset is not None
+    ]
+
+
+def in_mrqa(name: str) -> bool:
+    """Whether a name is that of one of MRQA's twelve sets, or short for it."""
+    return name.casefold() in _MRQA
+
+
 def known_names(data_dir: str | Path | None = None) -> tuple[str, ...]:
     """Names that `find_source` takes: of the folder's files, then of MRQA's sets."""
     names = [] if data_dir is None else sorted(_stem(file) for file in _data_files(Path(data_dir)))
     return tuple(dict.fromkeys([*names, *IN_DOMAIN, *OUT_OF_DOMAIN]))
 
 
+def _folder(data_dir: str | Path | None) -> Path | None:
+    folder = None if data_dir is None else Path(data_dir)
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"the folder of data sets {str(folder)!r} does not exist; give a folder of data files")
+    return folder
+
+
 def _in_folder(name: str, folder: Path | None) -> Source | None:
-    """The folder's file of that name, or of the one that MRQA has for it."""
-    files = [] if folder is None else _data_files(folder)
-    for called in dict.fromkeys([name.casefold(), _MRQA.get(name.casefold(), name).casefold()]):
-        found = [file for file in files if _stem(file).casefold() == called]
-        if len(found) > 1:
-            places = " and ".join(sorted(file.name for file in found))
-            raise InputError(f"data set {name!r} may be {places} of {folder}; give the path of the one that is meant")
-        if found:
-            return Source(name=_stem(found[0]), place=str(found[0]))
-    return None
+    """The folder's file of that name, of the one that MRQA has for it, or the only one that ends in `_` and either."""
+    stems = {} if folder is None else {file: _stem(file).casefold() for file in _data_files(folder)}
+    names = list(dict.fromkeys([name.casefold(), _MRQA.get(name.casefold(), name).casefold()]))
+    ways = [[file for file, stem in stems.items() if stem == called] for called in names]
+    ways += [[file for file, stem in stems.items() if stem.endswith(f"_{called}")] for called in names]
+    found = next(filter(None, ways), [])
+    if len(found) > 1:
+        places = " and ".join(sorted(file.name for file in found))
+        raise InputError(f"data set {name!r} may be {places} of {folder}; give the path of the one that is meant")
+    return Source(name=_stem(found[0]), place=str(found[0])) if found else None
 
 
 def _in_mrqa(name: str, folder: Path | None) -> Source | None:
@@ -116,7 +161,7 @@ def _in_mrqa(name: str, folder: Path | None) -> Source | None:
     known = _MRQA.get(name.casefold())
     if known is None:
         return None
-    if importlib.util.find_spec("datasets") is None:
+    if not _reads_hub():
         where = "no folder of data sets is given" if folder is None else f"{folder} has no {known}.jsonl.gz"
         raise InputError(
             f"data set {known!r}: {where}, and reading it from the hub needs the package `datasets`; "
@@ -124,6 +169,10 @@ def _in_mrqa(name: str, folder: Path | None) -> Source | None:
         )
     split = "validation" if known in IN_DOMAIN else "test"
     return Source(name=known, place=f"{_MRQA_HUB}:{split}", hub=True, subset=known)
+
+
+def _reads_hub() -> bool:
+    return importlib.util.find_spec("datasets") is not None
 
 
 def _unknown(name: str, folder: Path | None) -> InputError:

@@ -41,6 +41,7 @@ def measure(
     tokenizer: PreTrainedTokenizerBase,
     most: int,
     *,
+    cached: System | None = None,
     lengths: Sequence[int] | None = None,
     rounds: int = ROUNDS,
     answer_tokens: int = ANSWER_TOKENS,
@@ -54,6 +55,7 @@ def measure(
         reference: the reader of the full text that ratios are taken to.
         tokenizer: by which texts are cut to length.
         most: positions of the decoder; longer texts are left out.
+        cached: the same reader, which keeps what it has read between questions.
         lengths: tokens of text; `LENGTHS` if None.
         rounds: of each.
         answer_tokens: of every answer.
@@ -70,7 +72,8 @@ def measure(
     elsewhere: dict[str, str] = {}
     for length in fitting:
         question = _question(text_of(tokenizer, length))
-        wanting = [reference, *(one for one in systems if one.label != reference.label)]
+        beside = [] if cached is None else [cached]
+        wanting = [reference, *beside, *(one for one in systems if one.label != reference.label)]
         subjects, left_out[length] = _usable(wanting, question, answer_tokens)
         elsewhere |= {label: one.elsewhere for label, one in subjects.items() if one.elsewhere}
 
@@ -81,6 +84,7 @@ def measure(
         found = Speed(
             machine=machine(),
             reference=reference.label,
+            cached=None if cached is None else cached.label,
             answer_tokens=answer_tokens,
             lengths=dict(every),
             left_out=dict(left_out),
@@ -172,7 +176,7 @@ def _usable(systems: Sequence[System], question: Question, tokens: int) -> tuple
     found: dict[str, _Subject] = {}
     why: dict[str, str] = {}
     for system in systems:
-        parts = Here(system) if isinstance(system, Timed) else system
+        parts = system if isinstance(system, TimesItself) or not isinstance(system, Timed) else Here(system)
         if not isinstance(parts, TimesItself):
             why[system.label] = "it does not say how its parts are timed"
             continue
@@ -213,7 +217,7 @@ def _of(taken: Timings, label: str, subject: _Subject) -> Times:
 
     stored = None if subject.system.sees_question else f"{label} stored"
     return Times(
-        compress=series(f"{label}: compress") if stored else None,
+        compress=series(f"{label}: compress"),
         first_token=series(f"{label}: first token"),
         total=series(f"{label}: total"),
         stored_first_token=series(f"{stored}: first token") if stored else None,

@@ -4,6 +4,7 @@
       "format": 1,
       "machine": "what it ran on, in words",
       "reference": "full-zero-shot",
+      "cached": "full-cached-zero-shot",
       "answer_tokens": 16,
       "lengths": {
         "512": {
@@ -55,7 +56,7 @@ class Times:
     kept: int
     """Positions that stood for the text in the decoder."""
     compress: tuple[float, ...] | None = None
-    """From the text to what is kept of it; None where nothing can be made before the question is known."""
+    """From the text, and the question where it is needed for that, to what is kept of the text."""
     stored_first_token: tuple[float, ...] | None = None
     """From the question to the first token, with what is kept made before; None where nothing is stored."""
     stored_total: tuple[float, ...] | None = None
@@ -76,6 +77,8 @@ class Speed:
     """Tokens of every answer."""
     lengths: Mapping[int, Mapping[str, Times]]
     """Times by tokens of text and system's label."""
+    cached: str | None = None
+    """Label of the same reader where it keeps keys and values of the full text; None if it was not measured."""
     left_out: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     """Why a system has no times at a length."""
     elsewhere: Mapping[str, str] = field(default_factory=dict)
@@ -92,6 +95,7 @@ class Speed:
             "format": FORMAT,
             "machine": self.machine,
             "reference": self.reference,
+            "cached": self.cached,
             "answer_tokens": self.answer_tokens,
             "lengths": lengths,
             "left_out": left_out,
@@ -113,6 +117,7 @@ class Speed:
             speed = Speed(
                 machine=str(content["machine"]),
                 reference=str(content["reference"]),
+                cached=content.get("cached"),
                 answer_tokens=int(content["answer_tokens"]),
                 lengths={
                     int(tokens): {label: _times(values) for label, values in every.items()}

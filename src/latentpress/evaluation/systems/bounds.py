@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from latentpress.evaluation.systems.cutters import (
     nothing,
     random_sentences,
 )
+from latentpress.evaluation.systems.timed import Held, Reading, write_answer
 
 if TYPE_CHECKING:
     from latentpress.backbone import Backbone
@@ -92,6 +94,37 @@ class CutSystem(System):
     def _stored_bytes(self, text: str) -> int | None:
         """Bytes of the text in UTF-8; whatever sees the question must go back to the whole text for the next one."""
         return None if self.sees_question or not text else len(text.encode())
+
+
+class CachedText(CutSystem):
+    """The whole text, whose keys and values stay in memory between questions: how text is asked about repeatedly.
+
+    It is timed, and gives the answers of `full`.
+
+    Args:
+        setup: what it shares with others.
+        reader: name of what reads.
+    """
+
+    def __init__(self, setup: Setup, reader: str) -> None:
+        from latentpress.evaluation.systems.readers import text_reader
+
+        about = "the whole text, its keys and values kept"
+        family = Family(name="full-cached", kind="bound", about=about, make=lambda *_: self)
+        super().__init__(family, everything, setup, text_reader(setup, reader), None)
+
+    def timed_hold(self, question: Question) -> Held:
+        """See `TimesItself.timed_hold`: reads the text."""
+        began = time.perf_counter()
+        text = self.hold(question)
+        cache = self._reader.opened(text)
+        return Held(cache, self.kept_of(text), time.perf_counter() - began)
+
+    def timed_read(self, held: Held, question: Question, tokens: int) -> Reading:
+        """See `TimesItself.timed_read`: reads the question alone."""
+        began = time.perf_counter()
+        first, _ = write_answer(*self._reader.question(question.question), tokens, began, held.what)
+        return Reading(first, time.perf_counter() - began)
 
 
 def _family(name: str, about: str, cutter: Cutter, **fields: Any) -> Family:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from latentpress.evaluation.systems.presses import PressSystem
     from latentpress.press import Press
 
+_TRAINED_BY = {"reader": "tuned", "prompt-tuning": "prompt-tuned"}  # readers by the recipes that train them
 _OF_PRESSES = "only a press has lengths, or a selector that chooses"
 
 
@@ -50,7 +51,8 @@ def make_systems(
 
     Args:
         names: `NAME[:READER][@SIZE/SIZE/...]` each: a family, or a press by shipped name, folder or hub id, which
-            `ALIAS=NAME` calls otherwise. Without a reader, a family is given all of its readers that the setup has.
+            `ALIAS=NAME` calls otherwise. Case matters to folders and hub ids alone. Without a reader, a family is given
+            all of its readers that the setup has.
         setup: what they share.
         sizes: where a name gives none; those that a press was not trained for are passed over.
         load: loads a press by name.
@@ -103,10 +105,10 @@ def _wanted(text: str, table: dict[str, Family]) -> _Wanted:
     if named and not re.fullmatch(r"[\w.+-]+", alias):
         raise InputError(f"{text!r} gives a press a name that files cannot have; use letters, digits, -, _, . and +")
     name = rest if named else name
+    if name.partition(":")[0] not in table and "/" not in name and not _is_folder(name):
+        name = _spelt(name, table)
     family, _, reader = name.partition(":")
-    if family not in table and "/" not in name and not _is_folder(name):
-        _check_shipped(name, table)
-    sizes = tuple(map(Size.parse, given.split("/"))) if name != text else ()
+    sizes = tuple(map(Size.parse, given.split("/"))) if at < len(text) else ()
     if family not in table:
         return _Wanted(name, alias if named else None, None, sizes)
     if named:
@@ -118,21 +120,39 @@ def _is_folder(name: str) -> bool:
     return bool(name) and Path(name).is_dir()
 
 
-def _check_shipped(name: str, table: dict[str, Family]) -> None:
+def _spelt(name: str, table: dict[str, Family]) -> str:
+    """The name of a bound, peer or shipped press as it is spelt, from one in any case; a reader's name stays."""
     from latentpress.loading import shipped_presses
 
     shipped = shipped_presses()
-    if name in shipped:
-        return
-    press = name.partition(":")[0]
-    if press in shipped:
-        raise InputError(f"{name!r} asks for a reader, and a press is read by its own decoder; give {press!r}")
-    nearest = difflib.get_close_matches(name, [*table, *shipped], n=3, cutoff=0.5)
-    meant = f"did you mean {' or '.join(nearest)}? " if nearest else ""
-    raise InputError(
-        f"unknown system {name!r}: neither a bound or peer, nor a shipped press, nor the folder of one; {meant}"
-        "`latentpress eval --list` shows all"
-    )
+    word, colon, reader = name.partition(":")
+    found = {one.casefold(): one for one in (*table, *shipped)}.get(word.casefold())
+    if found is None:
+        raise InputError(
+            f"unknown system {name!r}: neither a bound or peer, nor a shipped press, nor the folder of one; "
+            f"{_meant(word.casefold(), table, list(shipped))}`latentpress eval --list` shows all"
+        )
+    if colon and found in shipped:
+        raise InputError(f"{name!r} asks for a reader, and a press is read by its own decoder; give {found!r}")
+    return f"{found}{colon}{reader}"
+
+
+def _meant(word: str, table: dict[str, Family], shipped: Sequence[str]) -> str:
+    """What an unknown name may mean, as a part of a message; empty if nothing is near."""
+    known = [*table, *shipped]
+    longer = [name for name in known if word and name.startswith(word)]
+    if longer:
+        return f"did you mean {' or '.join(longer)}? "
+    readers = {reader: reader for family in table.values() for reader in family.readers} | _TRAINED_BY
+    for near in difflib.get_close_matches(word, readers, n=1, cutoff=0.75):
+        return f"a reader stands behind a bound or peer, as in full:{readers[near]}; "
+    packages: dict[str, list[str]] = {}
+    for family in table.values():
+        packages.setdefault(family.needs.partition("==")[0], []).append(family.name)
+    for near in difflib.get_close_matches(word, packages.keys() - {"", *table}, n=1, cutoff=0.75):
+        return f"{near} has {', '.join(packages[near])}; "
+    nearest = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(nearest)}? " if nearest else ""
 
 
 def _of_family(

@@ -10,10 +10,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from latentpress.attention import KeyValueCache
 from latentpress.backbone import Backbone
 from latentpress.checkpoints.config import PressConfig
 from latentpress.compressors import FirstTokens
-from latentpress.decoder.generate import Prompt, Sampling
+from latentpress.decoder.generate import Prompt, Sampling, prefill
 from latentpress.decoder.prompt import Piece, PromptSettings, Slot, render
 from latentpress.decoder.reader import Reader
 from latentpress.errors import InputError
@@ -96,6 +97,17 @@ class TextReader:
         """What reads, and the prompt that `answer` reads; see `Timed.prompt`."""
         document, prompt = self._composed(text, question)
         return self._reader.backbone, self._reader.embed(prompt, self.press.compress([document], ratio=1))
+
+    def opened(self, text: str) -> KeyValueCache:
+        """Keys and values of a text as it stands in the prompt, up to the question."""
+        cache = KeyValueCache(1)
+        opening = self._reader.embed(self._reader.opening(1), self.press.compress([text], ratio=1))
+        prefill(self._reader.backbone, [opening], cache)
+        return cache
+
+    def question(self, question: str) -> tuple[Backbone, Prompt]:
+        """What reads, and the prompt from the end of the text on."""
+        return self._reader.backbone, self._reader.embed([self._reader.request(question)], [])
 
     def _composed(self, text: str, question: str) -> tuple[str, list[Piece]]:
         """What stands in the prompt's slot, and the prompt; without a text, the question stands there, alone."""

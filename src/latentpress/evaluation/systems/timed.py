@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from latentpress.evaluation.questions import Question
 
 if TYPE_CHECKING:
+    from latentpress.attention import KeyValueCache
     from latentpress.backbone import Backbone
     from latentpress.decoder.generate import Prompt
 
@@ -87,7 +88,9 @@ class Here:
         return Reading(first, time.perf_counter() - began)
 
 
-def write_answer(backbone: Backbone, prompt: Prompt, tokens: int, began: float = 0.0) -> tuple[float, list[int]]:
+def write_answer(
+    backbone: Backbone, prompt: Prompt, tokens: int, began: float = 0.0, before: KeyValueCache | None = None
+) -> tuple[float, list[int]]:
     """Reads a prompt and writes so many tokens, never fewer.
 
     Args:
@@ -95,6 +98,7 @@ def write_answer(backbone: Backbone, prompt: Prompt, tokens: int, began: float =
         prompt: what it reads.
         tokens: of the answer.
         began: reading of `time.perf_counter` that the time is counted from.
+        before: keys and values of what stands before the prompt, which stay as they are.
 
     Returns:
         Seconds to the first token, and the tokens.
@@ -102,7 +106,7 @@ def write_answer(backbone: Backbone, prompt: Prompt, tokens: int, began: float =
     from latentpress.attention import KeyValueCache
     from latentpress.decoder.generate import Sampling, generate, prefill
 
-    cache = KeyValueCache(1)
+    cache = KeyValueCache(1) if before is None else before.fork()
     states = prefill(backbone, [prompt], cache)
     written: list[int] = []
     first = 0.0
