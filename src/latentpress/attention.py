@@ -101,6 +101,13 @@ class KeyValueCache:
             new._layers[layer] = [stored.borrowed() if stored else None for row in rows for stored in row]
         return new
 
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Forgets what came after so many tokens of each sequence, and keeps the room it took."""
+        for stored in self._layers.values():
+            for one, length in zip(stored, lengths, strict=True):
+                if one:
+                    one.length = length
+
     def length(self, sequence: int) -> int:
         """Number of tokens held for a sequence."""
         for stored in self._layers.values():

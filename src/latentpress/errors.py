@@ -12,7 +12,8 @@ is a bug.
     ├── BaseModelError(ValueError)     base model missing, checksum wrong, or fingerprint of another model
     ├── DataError(ValueError)          line of training or evaluation data; the message starts with file:line
     ├── TrainingError(RuntimeError)    loss is NaN or diverges, or the run in the out folder cannot be resumed
-    └── PeerError(RuntimeError)        process of a compared peer that cannot be started, dies, or cannot answer
+    └── PeerError(RuntimeError)        compared peer that cannot answer
+        └── PeerGoneError              its process cannot be started, dies or takes too long
 """
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "LatentpressError",
     "LatentsError",
     "PeerError",
+    "PeerGoneError",
     "PressError",
     "RatioError",
     "TrainingError",
@@ -66,4 +68,8 @@ class TrainingError(LatentpressError, RuntimeError):
 
 
 class PeerError(LatentpressError, RuntimeError):
-    """A compared peer's process that cannot be started, dies, takes too long, or cannot answer a request."""
+    """A compared peer that cannot answer a request."""
+
+
+class PeerGoneError(PeerError):
+    """A compared peer's process that cannot be started, dies or takes too long; it may answer another time."""

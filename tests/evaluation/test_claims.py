@@ -215,9 +215,10 @@ def selected(out: Path, *kept: int, press: str = "ab", name: str = "press", sets
     return out
 
 
-def test_a_repeated_measurement_of_a_selector_counts_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["part", "a-part"])
+def test_a_repeated_measurement_of_a_selector_counts_once(tmp_path: Path, part: str) -> None:
     selected(tmp_path / "all", 8, 16, 24)
-    selected(tmp_path / "part", 8, 16, name="renamed")
+    selected(tmp_path / part, 8, 16, name="renamed")
     selected(tmp_path / "two", 8, 16, 24)
     (found,) = claim(tmp_path, "semi-dynamic-over-fixed").ours
     assert found.source == "all/metrics.json: press, 3 of 3 sizes and sets"

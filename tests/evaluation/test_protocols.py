@@ -85,7 +85,7 @@ def test_sets_of_a_protocol_that_are_nowhere_are_refused_in_its_name(
         protocol.find_sets(tmp_path)
     message = str(caught.value)
     assert f"the folder {tmp_path} has no HotpotQA, SQuAD, AdversarialQA; give" in message
-    assert "pip install 'latentpress[hub]', which reads HotpotQA, SQuAD, or choose sets of your own" in message
+    assert "or choose sets of your own: --data FILE; pip install 'latentpress[hub]' reads HotpotQA, SQuAD" in message
     (tmp_path / "adversarialqa.jsonl.xz").touch()
     monkeypatch.setattr("latentpress.evaluation.sources._reads_hub", lambda: True)
     names = [source.name for source in protocol.find_sets(tmp_path)]

@@ -73,17 +73,25 @@ def test_the_base_model_reads_as_it_is(setup: Setup, press: Press) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_cached_text_is_read_once_and_answered_from_as_the_full_text_is(setup: Setup, name: str) -> None:
+def test_a_cached_text_is_read_once_and_answered_from_as_the_full_text_is(
+    setup: Setup, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reader, system = text_reader(setup, name), CachedText(setup, name)
     asked = [Question(id=one, dataset="a", contexts=(TEXT,), question=one, answers=("b",)) for one in QUESTIONS[:2]]
     held = system.timed_hold(asked[0])
     assert held.kept == setup.press.count_tokens(TEXT)
+    whole = held.what.length(0)
+    assert whole > held.kept
     for question in (*asked, asked[0]):  # what is kept stays as it was
         backbone, prompt = reader.question(question.question)
-        _, tokens = write_answer(backbone, prompt, 6, before=held.what)
+        _, tokens = write_answer(backbone, prompt, 6, cache=held.what.fork())
         assert tokens == write_answer(*reader.prompt(TEXT, question.question), 6)[1]
-        reading = system.timed_read(held, question, 6)
+        with monkeypatch.context() as patch:  # the whole prompt is not read again
+            patch.setattr(TextReader, "prompt", None)
+            patch.setattr(TextReader, "opened", None)
+            reading = system.timed_read(held, question, 6)
         assert 0 < reading.first_token < reading.total
+        assert held.what.length(0) == whole
 
 
 @pytest.mark.parametrize("name", ["tuned", "prompt-tuned"])

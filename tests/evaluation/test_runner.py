@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from latentpress.errors import InputError, LatentsError, PeerError
+from latentpress.errors import InputError, LatentsError, PeerError, PeerGoneError
 from latentpress.evaluation.datasets import Dataset, Dropped
 from latentpress.evaluation.questions import Answer, Question
 from latentpress.evaluation.results import read_folder
@@ -205,14 +205,21 @@ def test_a_system_that_fails_on_a_set_is_named_and_the_others_go_on(tmp_path: Pa
 
 def test_a_peer_whose_process_fails_is_asked_again_even_about_a_single_text(tmp_path: Path) -> None:
     class Dead(Echo):
+        error: PeerError = PeerGoneError("killed: out of memory")
+
         def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
-            raise PeerError("killed: out of memory")
+            raise self.error
 
     sets = [Dataset(name="one", place="one.jsonl", questions=questions("one", 6, 1), dropped=Dropped())]
     outcome = run(comparison(tmp_path, Dead("peer", kind="peer"), sets=sets))
     assert (outcome.answered, outcome.failed) == (0, {"one": {"peer-x4": "killed: out of memory"}})
     again = run(comparison(tmp_path, Echo("peer", kind="peer"), sets=sets))
     assert (again.answered, again.kept, again.failed) == (6, 0, {})
+    cannot = Dead("other", kind="peer")
+    cannot.error = PeerError("cannot answer")  # its process lives: it would say so the next time, too
+    outcome = run(comparison(tmp_path, cannot, sets=sets))
+    assert (outcome.answered, outcome.failed) == (6, {})
+    assert {row["error"] for row in rows(tmp_path / "predictions" / "one" / "other-x4.jsonl")[1:]} == {"cannot answer"}
 
 
 def test_results_of_other_settings_are_refused_and_stay(tmp_path: Path) -> None:

@@ -254,7 +254,8 @@ def test_compressing_pays_from_the_first_question_that_makes_it_quicker() -> Non
 def test_compressing_pays_against_a_cached_text_once_what_it_takes_more_has_come_back() -> None:
     assert break_even(compress=5.0, stored=1.0, full=2.0, read=3.0) == 3  # 5 + 3 < 3 + 6, 5 + 2 = 3 + 4
     assert break_even(compress=2.0, stored=1.0, full=2.0, read=3.0) == 1
-    assert break_even(compress=2.0, stored=2.5, full=2.0, read=3.0) == 1  # 4.5 < 5
+    assert break_even(compress=2.0, stored=2.5, full=2.0, read=3.0) == math.inf  # 4.5 < 5, but 7 = 7
+    assert break_even(compress=2.0, stored=2.0, full=2.0, read=3.0) == 1
     assert break_even(compress=5.0, stored=2.0, full=2.0, read=3.0) == math.inf
 
 

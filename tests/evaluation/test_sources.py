@@ -14,9 +14,9 @@ from latentpress.evaluation.sources import (
     Source,
     find_source,
     find_sources,
-    hub_notes,
     known_names,
     missing_names,
+    notes,
 )
 
 
@@ -137,6 +137,10 @@ def test_the_only_file_with_the_name_behind_a_prefix_is_taken(folder: Path, word
     source = find_source(word, data_dir=folder)
     assert (source.place, source.hub) == (str(folder / file), False)
     assert source.name == ("mine" if "=" in word else file.partition(".json")[0])
+    asked = word.partition("=")[2] or word
+    assert notes([source], folder) == [
+        f"{source.name}: taken for {asked}, of which {folder} has no file; {folder / file}"
+    ]
 
 
 @pytest.mark.usefixtures("with_hub")
@@ -160,10 +164,10 @@ def test_several_files_with_the_name_behind_a_prefix_are_named(folder: Path) -> 
 @pytest.mark.usefixtures("with_hub")
 def test_a_set_that_comes_from_the_hub_although_a_folder_was_given_is_told(folder: Path) -> None:
     sources = find_sources(["squad", "mine=newsqa", "org/set:test"], data_dir=folder)
-    assert hub_notes(sources, folder) == [
+    assert notes(sources, folder) == [
         f"mine: {folder} has no file NewsQA; it is read from the hub, mrqa-workshop/mrqa:validation"
     ]
-    assert hub_notes(find_sources(["newsqa"]), None) == []
+    assert notes(find_sources(["newsqa"]), None) == []
 
 
 def test_names_that_are_neither_in_the_folder_nor_on_the_hub_are_missing(

@@ -39,7 +39,10 @@ def made(setup: Setup, name: str, ratio: float | None) -> System:
     return families()[name].make(setup, "zero-shot", None if ratio is None else Size(ratio=ratio))
 
 
-def test_every_system_is_timed_at_every_length_that_fits(setup: Setup, press: Press, tmp_path: Path) -> None:
+def test_every_system_is_timed_at_every_length_that_fits(
+    setup: Setup, press: Press, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CachedText, "prompt", None)  # it times itself
     systems = [PressSystem(press, Size(ratio=4)), made(setup, "head", 8), made(setup, "bm25-sentences", 4)]
     notes: list[str] = []
     most = press.base.max_positions

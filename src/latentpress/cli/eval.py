@@ -139,7 +139,7 @@ def evaluate(
     if not names:
         raise InputError(f"--with {systems!r} names no system; `latentpress eval --list` shows them")
     # Before anything is loaded: what cannot be found.
-    from latentpress.evaluation.sources import find_sources, hub_notes
+    from latentpress.evaluation.sources import find_sources, notes
     from latentpress.evaluation.systems.named import press_names
 
     sources = find_sources(data, data_dir=data_dir) if data else rules.find_sets(data_dir)
@@ -164,7 +164,7 @@ def evaluate(
         limit=limit or rules.limit,
         seed=seed,
     )
-    for note in hub_notes(sources, data_dir):
+    for note in notes(sources, data_dir):
         progress_console().print(note, soft_wrap=True)
     with progress_console().status("reading the data sets"):
         sets = [read_dataset(source, count_tokens=press.count_tokens, selection=selection) for source in sources]

@@ -227,9 +227,13 @@ def _of_selectors(comparisons: Mapping[str, Path]) -> Iterator[tuple[str, Measur
     """
     gained: set[str] = set()
     sloped: set[str] = set()
+    read: list[tuple[int, str, Mapping[str, Any]]] = []
     for name, path in comparisons.items():
         with _reading(path, "file of a comparison"):
             metrics = read_metrics(path.parent)
+            read.append((sum(len(one["points"]) for one in metrics["selector_gains"]), name, metrics))
+    for _, name, metrics in sorted(read, key=lambda one: -one[0]):  # one that holds another's points comes before it
+        with _reading(comparisons[name], "file of a comparison"):
             for one in metrics["selector_gains"]:
                 source = f"{name}: {one['press']}"
                 points = {_identity(metrics, one["press"], point): point for point in one["points"]}

@@ -36,7 +36,8 @@ def latency(speed: Speed) -> dict[str, Any]:
 def break_even(compress: float, stored: float, full: float, read: float = 0.0) -> float:
     """Questions about one text from which on compressing it takes less time than reading it.
 
-    The least whole q with compress + q stored < read + q full; infinite where there is none.
+    The least whole q from which on compress + q stored < read + q full; infinite where an answer from what is stored
+    takes longer, even if compressing is ahead for the first questions.
 
     Args:
         compress: seconds to compress the text, once.
@@ -45,11 +46,9 @@ def break_even(compress: float, stored: float, full: float, read: float = 0.0) -
         read: seconds to read the full text once, if its keys and values are kept; 0 if it is read for each answer.
     """
     more = compress - read
-    if more + stored < full:
-        return 1
     if stored >= full:
-        return math.inf
-    return math.floor(more / (full - stored)) + 1
+        return 1 if stored == full and more < 0 else math.inf
+    return max(1, math.floor(more / (full - stored)) + 1)
 
 
 def _system(times: Times, full: Times, cached: Times | None) -> dict[str, Any]:

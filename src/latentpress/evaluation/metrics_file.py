@@ -70,6 +70,7 @@ KEYS = {
     "break_even: questions about one text from which on compressing it is quicker than reading it each time, null for "
     "never; nothing where the whole text is kept; break_even_cached: the same against reading it once and keeping its "
     "keys and values (speed.cached)",
+    "speed.cached": "label of the reference where it keeps keys and values of the text; null if that was not measured",
     "speed.elsewhere.<label>": "what of a system runs in a process of its own, and on which packages",
 }
 """What the keys of the file mean; `<...>` stands for any name."""

@@ -63,11 +63,11 @@ class Protocol:
             first, listed = missing[0], ", ".join(missing)
             where = "without --data-dir there is no" if data_dir is None else f"the folder {data_dir} has no"
             hub = [name for name in missing if in_mrqa(name)]
-            or_hub = f", or pip install 'latentpress[hub]', which reads {', '.join(hub)}" if hub else ""
+            or_hub = f"; pip install 'latentpress[hub]' reads {', '.join(hub)} from the hub" if hub else ""
             raise InputError(
                 f"protocol {self.name!r} asks for the data sets {', '.join(self.sets)}, and {where} {listed}; give "
-                f"--data-dir FOLDER with files of these names (such as {first}.jsonl.gz){or_hub}, or choose sets of "
-                "your own: --data FILE"
+                f"--data-dir FOLDER with files of these names (such as {first}.jsonl.gz), or choose sets of your own: "
+                f"--data FILE{or_hub}"
             )
         return find_sources(self.sets, data_dir=data_dir)
 

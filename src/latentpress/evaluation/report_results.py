@@ -53,8 +53,8 @@ def outcome(content: Mapping[str, Any]) -> Iterator[str]:
         f"Each press against every other system that keeps as much and does not see the question ({_where(content)}): "
         "how many it is better than, level with and worse than, and how it stands to systems of no size. What a "
         "trained reader reads as well as an untrained one counts once, by the trained one. Better and worse are said "
-        f"only where the 95% interval of the paired difference leaves zero out; {NONE} where no other was asked to "
-        "keep as much."
+        f"only where the 95% interval of the paired difference leaves zero out; {NONE} where there was none to "
+        "compare with."
     )
     yield table(["press", "at", "better than", "level with", "worse than", *(f"`{bound}`" for bound in whole)], rows)
 

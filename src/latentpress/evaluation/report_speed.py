@@ -38,7 +38,7 @@ def speed_tables(content: Mapping[str, Any]) -> Iterator[str]:
         "context compressed before. `pays from question`: how many questions about one text it takes until compressing "
         "it once, and answering from what is stored, has taken less time than reading the text for each; `text "
         "cached`: than reading it once and keeping its keys and values in memory"
-        + (f" (`{speed['cached']}`)." if speed.get("cached") else ", which was not measured.")
+        + (f" (`{speed['cached']}`)." if speed["cached"] else ", which was not measured.")
     )
     if speed["elsewhere"]:
         yield _other_processes(speed["elsewhere"])

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latentpress.errors import InputError, LatentpressError, PeerError
+from latentpress.errors import InputError, LatentpressError, PeerGoneError
 from latentpress.evaluation.datasets import Dataset
 from latentpress.evaluation.predictions import Predictions
 from latentpress.evaluation.questions import Answer, Question
@@ -84,8 +84,8 @@ def run(
     """Has every question answered that has no answer yet.
 
     A question that alone makes a system fail is recorded with its error. A system that fails on all of a batch about
-    several texts, or because of a peer's process, is left out of the rest of the set and named in the outcome, to be
-    asked again by the next run, and the others go on.
+    several texts, or because a peer's process has gone, is left out of the rest of the set and named in the outcome,
+    to be asked again by the next run, and the others go on.
 
     Args:
         comparison: what is asked of whom.
@@ -148,7 +148,7 @@ def _answers(system: System, batch: Sequence[Question], most: int) -> Sequence[A
     """Answers of a batch; where it fails as a whole, of each question alone.
 
     Raises:
-        LatentpressError: every question fails, and they are about several texts, or a peer's process is at fault.
+        LatentpressError: every question fails, and they are about several texts, or a peer's process has gone.
     """
     try:
         answers = system.answer(batch, most)
@@ -156,7 +156,7 @@ def _answers(system: System, batch: Sequence[Question], most: int) -> Sequence[A
         alone = [_alone(system, question, most) for question in batch]
         failed = [one for one in alone if isinstance(one, LatentpressError)]
         several = len({question.contexts for question in batch}) > 1
-        if len(failed) == len(batch) and (several or any(isinstance(one, PeerError) for one in failed)):
+        if len(failed) == len(batch) and (several or any(isinstance(one, PeerGoneError) for one in failed)):
             raise error
         return [_failed(one) if isinstance(one, LatentpressError) else one for one in alone]
     if len(answers) != len(batch):

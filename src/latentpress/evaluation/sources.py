@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib.util
 import re
@@ -19,10 +20,10 @@ __all__ = [
     "Source",
     "find_source",
     "find_sources",
-    "hub_notes",
     "in_mrqa",
     "known_names",
     "missing_names",
+    "notes",
 ]
 
 IN_DOMAIN = ("SQuAD", "NewsQA", "TriviaQA-web", "SearchQA", "HotpotQA", "NaturalQuestionsShort")
@@ -55,6 +56,8 @@ class Source:
     """The place is on the hub."""
     subset: str | None = None
     """The rows of the place that are meant, by their field `subset`; None for all."""
+    asked: str | None = None
+    """What it was asked for by, where a file of the folder has that behind a prefix."""
 
 
 def find_sources(words: Sequence[str], *, data_dir: str | Path | None = None) -> list[Source]:
@@ -99,7 +102,7 @@ def find_source(word: str, *, data_dir: str | Path | None = None) -> Source:
     found = _in_folder(place, folder) or _in_mrqa(place, folder)
     if found is None:
         raise _unknown(place, folder)
-    return Source(name=name or found.name, place=found.place, hub=found.hub, subset=found.subset)
+    return dataclasses.replace(found, name=name or found.name)
 
 
 def missing_names(names: Sequence[str], *, data_dir: str | Path | None = None) -> list[str]:
@@ -116,13 +119,17 @@ def missing_names(names: Sequence[str], *, data_dir: str | Path | None = None) -
     ]
 
 
-def hub_notes(sources: Sequence[Source], data_dir: str | Path | None) -> list[str]:
-    """A line for each set that was asked for by name and comes from the hub, although a folder was given."""
-    return [
-        f"{source.name}: {data_dir} has no file {source.subset}; it is read from the hub, {source.place}"
-        for source in sources
-        if data_dir is not None and source.subset is not None
-    ]
+def notes(sources: Sequence[Source], data_dir: str | Path | None) -> list[str]:
+    """A line for each set that was asked for by name and is not simply the folder's file of that name."""
+    lines = []
+    for source in sources:
+        if data_dir is not None and source.subset is not None:
+            lines.append(
+                f"{source.name}: {data_dir} has no file {source.subset}; it is read from the hub, {source.place}"
+            )
+        elif source.asked is not None:
+            lines.append(f"{source.name}: taken for {source.asked}, of which {data_dir} has no file; {source.place}")
+    return lines
 
 
 def in_mrqa(name: str) -> bool:
@@ -149,11 +156,12 @@ def _in_folder(name: str, folder: Path | None) -> Source | None:
     names = list(dict.fromkeys([name.casefold(), _MRQA.get(name.casefold(), name).casefold()]))
     ways = [[file for file, stem in stems.items() if stem == called] for called in names]
     ways += [[file for file, stem in stems.items() if stem.endswith(f"_{called}")] for called in names]
-    found = next(filter(None, ways), [])
+    at, found = next(((at, files) for at, files in enumerate(ways) if files), (0, []))
     if len(found) > 1:
         places = " and ".join(sorted(file.name for file in found))
         raise InputError(f"data set {name!r} may be {places} of {folder}; give the path of the one that is meant")
-    return Source(name=_stem(found[0]), place=str(found[0])) if found else None
+    asked = name if at >= len(names) else None
+    return Source(name=_stem(found[0]), place=str(found[0]), asked=asked) if found else None
 
 
 def _in_mrqa(name: str, folder: Path | None) -> Source | None:

@@ -176,8 +176,11 @@ def _usable(systems: Sequence[System], question: Question, tokens: int) -> tuple
     found: dict[str, _Subject] = {}
     why: dict[str, str] = {}
     for system in systems:
-        parts = system if isinstance(system, TimesItself) or not isinstance(system, Timed) else Here(system)
-        if not isinstance(parts, TimesItself):
+        if isinstance(system, TimesItself):
+            parts: TimesItself = system
+        elif isinstance(system, Timed):
+            parts = Here(system)
+        else:
             why[system.label] = "it does not say how its parts are timed"
             continue
         try:

@@ -9,8 +9,12 @@
       "lengths": {
         "512": {
           "full-zero-shot": {
-            "kept": 512, "compress": null, "first_token": [1.9, 1.8], "total": [2.6, 2.5],
-            "stored_first_token": null, "stored_total": null, "peak_bytes": 910000000
+            "kept": 512, "compress": [0.1, 0.1], "first_token": [1.9, 1.8], "total": [2.6, 2.5],
+            "stored_first_token": [1.8, 1.7], "stored_total": [2.5, 2.4], "peak_bytes": 910000000
+          },
+          "full-cached-zero-shot": {
+            "kept": 512, "compress": [1.8, 1.8], "first_token": [1.9, 1.9], "total": [2.7, 2.6],
+            "stored_first_token": [0.1, 0.1], "stored_total": [0.9, 0.8], "peak_bytes": 910000000
           },
           "semidynamic-smollm2-135m-x4": {
             "kept": 128, "compress": [0.8, 0.8], "first_token": [1.1, 1.1], "total": [1.6, 1.6],
@@ -56,7 +60,8 @@ class Times:
     kept: int
     """Positions that stood for the text in the decoder."""
     compress: tuple[float, ...] | None = None
-    """From the text, and the question where it is needed for that, to what is kept of the text."""
+    """From the text, and the question where it is needed for that, to what is kept of the text; None in older files
+    where the question is needed."""
     stored_first_token: tuple[float, ...] | None = None
     """From the question to the first token, with what is kept made before; None where nothing is stored."""
     stored_total: tuple[float, ...] | None = None

@@ -57,7 +57,7 @@ def load_weights(press: PressModel, folder: Path, *, meant: AbstractSet[str] = f
     differing = different_settings(config, press.config, meant)
     own = press.own_state()
     if _takes_decoder(config, press.config):
-        modules = {}
+        modules = {name: tensor for name, tensor in modules.items() if name in own}  # vectors before the text
     there_shapes = {k: v.shape for k, v in modules.items()}
     shapes = {k: v.shape for k, v in own.items() if k in there_shapes or not k.startswith(_HEAD)}
     if not differing and there_shapes != shapes:

@@ -23,6 +23,7 @@ from latentpress.evaluation.systems.cutters import (
 from latentpress.evaluation.systems.timed import Held, Reading, write_answer
 
 if TYPE_CHECKING:
+    from latentpress.attention import KeyValueCache
     from latentpress.backbone import Backbone
     from latentpress.decoder.generate import Prompt
     from latentpress.evaluation.systems.readers import TextReader
@@ -99,7 +100,7 @@ class CutSystem(System):
 class CachedText(CutSystem):
     """The whole text, whose keys and values stay in memory between questions: how text is asked about repeatedly.
 
-    It is timed, and gives the answers of `full`.
+    It is timed, and gives the answers of `full`, which is its family.
 
     Args:
         setup: what it shares with others.
@@ -109,9 +110,8 @@ class CachedText(CutSystem):
     def __init__(self, setup: Setup, reader: str) -> None:
         from latentpress.evaluation.systems.readers import text_reader
 
-        about = "the whole text, its keys and values kept"
-        family = Family(name="full-cached", kind="bound", about=about, make=lambda *_: self)
-        super().__init__(family, everything, setup, text_reader(setup, reader), None)
+        super().__init__(BOUNDS["full"], everything, setup, text_reader(setup, reader), None)
+        self.name = "full-cached"
 
     def timed_hold(self, question: Question) -> Held:
         """See `TimesItself.timed_hold`: reads the text."""
@@ -122,9 +122,13 @@ class CachedText(CutSystem):
 
     def timed_read(self, held: Held, question: Question, tokens: int) -> Reading:
         """See `TimesItself.timed_read`: reads the question alone."""
+        cache: KeyValueCache = held.what
+        before = cache.length(0)
         began = time.perf_counter()
-        first, _ = write_answer(*self._reader.question(question.question), tokens, began, held.what)
-        return Reading(first, time.perf_counter() - began)
+        first, _ = write_answer(*self._reader.question(question.question), tokens, began, cache)
+        total = time.perf_counter() - began
+        cache.rewind([before])
+        return Reading(first, total)
 
 
 def _family(name: str, about: str, cutter: Cutter, **fields: Any) -> Family:

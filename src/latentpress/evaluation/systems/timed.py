@@ -55,10 +55,10 @@ class Timed(Protocol):
 
 @runtime_checkable
 class TimesItself(Protocol):
-    """What a system needs that answers in another process: times of its parts by that process's own clock.
+    """What a system needs that takes the times of its parts itself.
 
-    What is done here for a part (cutting texts into tokens) is added; the way of requests and answers between the
-    processes is not.
+    One that answers in another process does so by that process's own clock. What is done here for a part (cutting texts
+    into tokens) is added; the way of requests and answers between the processes is not.
     """
 
     def timed_hold(self, question: Question) -> Held:
@@ -89,7 +89,7 @@ class Here:
 
 
 def write_answer(
-    backbone: Backbone, prompt: Prompt, tokens: int, began: float = 0.0, before: KeyValueCache | None = None
+    backbone: Backbone, prompt: Prompt, tokens: int, began: float = 0.0, cache: KeyValueCache | None = None
 ) -> tuple[float, list[int]]:
     """Reads a prompt and writes so many tokens, never fewer.
 
@@ -98,7 +98,7 @@ def write_answer(
         prompt: what it reads.
         tokens: of the answer.
         began: reading of `time.perf_counter` that the time is counted from.
-        before: keys and values of what stands before the prompt, which stay as they are.
+        cache: keys and values of what stands before the prompt, if anything does; extended.
 
     Returns:
         Seconds to the first token, and the tokens.
@@ -106,7 +106,7 @@ def write_answer(
     from latentpress.attention import KeyValueCache
     from latentpress.decoder.generate import Sampling, generate, prefill
 
-    cache = KeyValueCache(1) if before is None else before.fork()
+    cache = cache or KeyValueCache(1)
     states = prefill(backbone, [prompt], cache)
     written: list[int] = []
     first = 0.0

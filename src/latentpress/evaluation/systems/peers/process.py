@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from latentpress.errors import PeerError
+from latentpress.errors import PeerError, PeerGoneError
 
 Fields = dict[str, Any]
 START_SECONDS = 600.0
@@ -52,7 +52,7 @@ class PeerProcess:
         answer_seconds: most seconds for a request.
 
     Raises:
-        PeerError: it does not start.
+        PeerGoneError: it does not start.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class PeerProcess:
                 start_new_session=True,  # Ctrl-C is ours to handle
             )
         except OSError as error:
-            raise PeerError(
+            raise PeerGoneError(
                 f"the peer {name} cannot be started: {python} does not run ({error}); name another interpreter"
             ) from error
         log = threading.Thread(target=_read_log, args=(self._process.stderr, self._tail), daemon=True)
@@ -103,7 +103,8 @@ class PeerProcess:
             request: plain data.
 
         Raises:
-            PeerError: the worker dies or takes too long, which ends it, or says that it cannot answer.
+            PeerGoneError: the worker dies or takes too long, which ends it.
+            PeerError: it says that it cannot answer.
         """
         return self._exchange(request, self._answer_seconds)
 
@@ -131,7 +132,7 @@ class PeerProcess:
 
     def _exchange(self, request: Fields, seconds: float) -> Fields:
         if not self.alive:
-            raise PeerError(f"the process of the peer {self.name} has been ended; start it again")
+            raise PeerGoneError(f"the process of the peer {self.name} has been ended; start it again")
         self._number += 1
         assert self._process.stdin is not None
         try:
@@ -154,12 +155,12 @@ class PeerProcess:
             try:
                 answer = self._answers.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
-                raise PeerError(
+                raise PeerGoneError(
                     f"the peer {self.name} has not answered for {seconds:g} seconds and was ended{self._last_words()}; "
                     "give it shorter texts, or the machine more time"
                 ) from None
             if answer is None:
-                raise PeerError(f"the process of the peer {self.name} {self._how_it_ended()}{self._last_words()}")
+                raise PeerGoneError(f"the process of the peer {self.name} {self._how_it_ended()}{self._last_words()}")
             if answer.get("id") == self._number:
                 return answer
 

@@ -272,6 +272,7 @@ def _let_heads_share() -> None:
     """
     from transformers.integrations import sdpa_attention
 
+    assert hasattr(sdpa_attention, "use_gqa_in_sdpa"), "transformers decides elsewhere whether heads share"
     sdpa_attention.use_gqa_in_sdpa = lambda *_: True
 
 
