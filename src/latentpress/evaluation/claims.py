@@ -227,7 +227,7 @@ def _of_selectors(comparisons: Mapping[str, Path]) -> Iterator[tuple[str, Measur
     """
     gained: set[str] = set()
     sloped: set[str] = set()
-    read: list[tuple[int, str, Mapping[str, Any]]] = []
+    read: list[tuple[int, str, dict[str, Any]]] = []
     for name, path in comparisons.items():
         with _reading(path, "file of a comparison"):
             metrics = read_metrics(path.parent)
