@@ -82,16 +82,6 @@ def test_answers_come_from_the_document_that_was_pressed(
     assert right >= wrong + 0.10
 
 
-def test_a_batch_answers_as_one_at_a_time_does(
-    press: Press, asked: list[tuple[Latents, Latents, str, list[str]]]
-) -> None:
-    latents, _, questions, _ = (list(column) for column in zip(*asked[:20], strict=True))
-    together = press.ask_many(latents, questions, max_new_tokens=16)
-    alone = [press.ask(one, question, max_new_tokens=16) for one, question in zip(latents, questions, strict=True)]
-    same = sum(one == other for one, other in zip(together, alone, strict=True))
-    assert same >= 0.99 * len(questions)
-
-
 @pytest.mark.parametrize("name", [SELECTOR, "semidynamic-kv-smollm2-135m"])
 def test_the_selector_chooses_among_its_candidates(name: str) -> None:
     press = load(name)
@@ -118,3 +108,14 @@ def test_known_questions_are_answered_from_latents_and_not_without_them(exact: P
         right += answer.lower() in exact.ask(latents, question, max_new_tokens=16).lower()
         assert answer.lower() not in exact.ask(other, question, max_new_tokens=16).lower()
     assert right >= len(KNOWN) - 1
+
+
+def test_a_batch_answers_as_one_at_a_time_does(exact: Press) -> None:
+    """In bfloat16 rounding differs with the batch, and now and then a word with it; how often depends on the CPU."""
+    records = [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()[:10]]
+    pressed = exact.compress([record["context"] for record in records], ratio=4)
+    pairs = [(one, qa["question"]) for record, one in zip(records, pressed, strict=True) for qa in record["qas"][:2]]
+    latents, questions = (list(column) for column in zip(*pairs, strict=True))
+    assert len(questions) >= 15
+    together = exact.ask_many(latents, questions, max_new_tokens=16)
+    assert together == [exact.ask(one, question, max_new_tokens=16) for one, question in pairs]
