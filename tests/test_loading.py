@@ -17,6 +17,7 @@ from latentpress import loading
 from latentpress.backbone import fingerprint, load_base, wrap_base
 from latentpress.checkpoints.config import BaseReference
 from latentpress.errors import BaseModelError, InputError, LatentsError, PressError
+from latentpress.lora import LoraLinear
 from latentpress.press import Press
 
 if TYPE_CHECKING:
@@ -162,6 +163,24 @@ def test_latents_of_one_load_are_read_by_another(press: Press, folder: Path, tin
 def addresses(tree: Backbone | None) -> set[int]:
     assert tree is not None
     return {parameter.data_ptr() for parameter in tree.parameters() if not parameter.requires_grad}
+
+
+def test_a_merged_adapter_answers_the_same(folder: Path, tiny_base_folder: Path) -> None:
+    merged, apart = (
+        latentpress.load(folder, base=tiny_base_folder, device="cpu", dtype="float32", merge=merge)
+        for merge in (True, False)
+    )
+    kept = [
+        [layer.merged is not None for layer in one.model.decoder.modules() if isinstance(layer, LoraLinear)]
+        for one in (merged, apart)
+    ]
+    assert kept[0]
+    assert all(kept[0])
+    assert not any(kept[1])
+    latents = [one.compress(TEXT, ratio=4) for one in (merged, apart)]
+    torch.testing.assert_close(latents[0].vectors, latents[1].vectors)
+    answers = [one.ask(made, QUESTION, max_new_tokens=8) for one, made in zip((merged, apart), latents, strict=True)]
+    assert answers[0] == answers[1]
 
 
 def test_encoder_and_decoder_share_one_copy_of_the_base_weights(press: Press) -> None:

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from latentpress.lora import LoraLinear, LoraSettings, _FusedLora, add_lora, load_lora_state, lora_state
+from latentpress.lora import LoraLinear, LoraSettings, _FusedLora, add_lora, load_lora_state, lora_state, merge_lora
 
 if TYPE_CHECKING:
     from latentpress.backbone import Base
@@ -153,6 +153,46 @@ def test_masters_stay_float32_over_a_bfloat16_base() -> None:
         assert master.dtype == torch.float32
         assert master.grad is not None
         assert master.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(6,), (1, 6), (2, 5, 6)])
+def test_merged_it_computes_the_same(body: Body, shape: tuple[int, ...]) -> None:
+    add_lora(body, LoraSettings(rank=3, alpha=5))
+    moved(body)
+    body.double().eval()
+    x = torch.randn(*shape, dtype=torch.float64)
+    apart = body(x)
+    saved = set(body.state_dict())
+    merge_lora(body)
+    together = body(x)
+    assert not torch.equal(together, apart)  # other products, in another order
+    torch.testing.assert_close(together, apart)
+    assert set(body.state_dict()) == saved
+
+
+def test_merged_weights_are_rounded_once() -> None:
+    torch.manual_seed(0)
+    layer = LoraLinear(nn.Linear(8, 8, bias=False).to(torch.bfloat16).requires_grad_(False), LoraSettings(rank=2))
+    moved(layer)
+    exact = layer.base.weight.double() + layer.settings.scale * layer.lora_B.double() @ layer.lora_A.double()
+    assert torch.equal(layer.sum_of_weights(), exact.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("change", ["trained", "loaded"])
+def test_what_is_merged_is_not_read_by_when_the_adapter_changes(body: Body, change: str) -> None:
+    add_lora(body, LoraSettings(rank=2))
+    x = torch.randn(3, 6, dtype=torch.float64)
+    body.double().eval()
+    merge_lora(body)
+    state = {name: tensor + 1 for name, tensor in lora_state(body).items()}
+    if change == "trained":
+        body.train()
+        moved(body)
+    else:
+        assert load_lora_state(body, state) == ([], [])
+    changed = body.eval()(x)
+    merge_lora(body)
+    torch.testing.assert_close(body(x), changed)
 
 
 def test_saved_weights_load_into_another_tree(body: Body) -> None:

@@ -17,7 +17,7 @@ from latentpress.base_model import base_folder
 from latentpress.checkpoints.config import BaseReference
 from latentpress.checkpoints.io import read_press
 from latentpress.errors import BaseModelError, InputError, PressError
-from latentpress.lora import load_lora_state
+from latentpress.lora import load_lora_state, merge_lora
 from latentpress.model import PressModel
 from latentpress.paths import local_path
 
@@ -78,6 +78,7 @@ def load(
     encoder_base: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    merge: bool = True,
 ) -> Press:
     """Loads a press.
 
@@ -87,6 +88,8 @@ def load(
         encoder_base: likewise for an encoder of another base.
         device: `cpu`, `cuda`, ...; a GPU if there is one, if None.
         dtype: `bfloat16`, `float32` or `float16`; what is fast on the device if None, see `usual_dtype`.
+        merge: whether the decoder's adapter is merged into a copy of the weights that it adapts: answers are written
+            about a third faster, in as much memory again as these weights take. Without, numbers differ by rounding.
 
     Raises:
         PressError: the press cannot be read.
@@ -98,6 +101,8 @@ def load(
     model, bases, fingerprint = load_model(
         press_folder(name), base=base, encoder_base=encoder_base, device=device, dtype=dtype
     )
+    if merge:
+        merge_lora(model.decoder.body)
     return Press(model, bases[0], bases[1], fingerprint)
 
 

@@ -3,7 +3,8 @@
 `y = x W^T + s (x A^T) B^T` (Hu et al. 2021, arXiv 2106.09685, eq. 3). The low-rank product is accumulated into the base
 product in place, so an adapter costs its two small matrix products and nothing else: no copies, no casts of
 activations, no separate element-wise sum. A and B are float32 masters and are rounded to the base weight's type where
-they are used.
+they are used. Where nothing is trained, the update can be merged into a copy of the weight: for a single token the
+small products take half as long as the large one.
 
 Files are what PEFT writes (`adapter_config.json`, `adapter_model.safetensors`), so that `PeftModel.from_pretrained`
 reads them.
@@ -81,24 +82,44 @@ class LoraLinear(nn.Module):
         self.lora_A = nn.Parameter(torch.empty(settings.rank, base.in_features, device=device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, settings.rank, device=device))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.register_buffer("merged", None, persistent=False)
+
+    merged: Tensor | None
+    """`sum_of_weights`, which is read by; None where weight and update are applied one by one."""
 
     @property
     def weight(self) -> Tensor:
         """The frozen base weight, `[out, in]`; some models look at its type."""
         return self.base.weight
 
+    @torch.no_grad()
+    def sum_of_weights(self) -> Tensor:
+        """Weight with its update, W + s B A, `[out, in]`, rounded once to the weight's type."""
+        weight = self.base.weight
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        update = self.lora_B.to(exact) @ self.lora_A.to(exact)
+        return torch.add(weight.to(exact), update, alpha=self.settings.scale).to(weight.dtype)
+
+    def train(self, mode: bool = True) -> LoraLinear:
+        """Sets the mode; a layer that is trained has nothing merged."""
+        if mode:
+            self.merged = None
+        return super().train(mode)
+
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in]` -> `[..., out]`."""
-        a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
-        if self.training and self.settings.dropout:
-            low = F.linear(F.linear(F.dropout(x, self.settings.dropout), a), b)
-            noisy: Tensor = self.base(x) + self.settings.scale * low
-            return noisy
         if not self.training and x.numel() == x.shape[-1]:
             # A single row goes through another matrix kernel, which rounds otherwise in bfloat16: as two rows,
             # one question alone is answered as it is in a batch.
             pair: Tensor = self(x.reshape(1, -1).repeat(2, 1))
             return pair[:1].reshape(*x.shape[:-1], -1)
+        if self.merged is not None:
+            return F.linear(x, self.merged, self.base.bias)
+        a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
+        if self.training and self.settings.dropout:
+            low = F.linear(F.linear(F.dropout(x, self.settings.dropout), a), b)
+            noisy: Tensor = self.base(x) + self.settings.scale * low
+            return noisy
         tensors = (x, self.base.weight, self.base.bias, a, b, self.settings.scale)
         result: Tensor = _FusedLora.apply(*tensors)  # type: ignore[no-untyped-call]
         return result
@@ -112,6 +133,13 @@ def add_lora(body: nn.Module, settings: LoraSettings) -> list[str]:
         owner = body.get_submodule(parent) if parent else body
         setattr(owner, leaf, LoraLinear(owner.get_submodule(leaf), settings))  # type: ignore[arg-type]
     return names
+
+
+def merge_lora(body: nn.Module) -> None:
+    """Merges every adapter of a tree, until it is trained: as fast as without, for a second copy of the weights."""
+    for layer in body.modules():
+        if isinstance(layer, LoraLinear):
+            layer.merged = layer.sum_of_weights()
 
 
 def lora_state(body: nn.Module) -> dict[str, Tensor]:
@@ -133,4 +161,7 @@ def load_lora_state(body: nn.Module, state: dict[str, Tensor]) -> tuple[list[str
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state[name])
+        for layer in body.modules():
+            if isinstance(layer, LoraLinear):
+                layer.merged = None
     return missing, wrong

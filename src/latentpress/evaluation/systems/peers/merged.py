@@ -60,6 +60,5 @@ def merged_state(press: Press) -> dict[str, torch.Tensor]:
     state = dict(press.base.model.state_dict())
     for name, layer in press.model.decoder.body.named_modules():
         if isinstance(layer, LoraLinear):
-            update = layer.settings.scale * (layer.lora_B.float() @ layer.lora_A.float())
-            state[f"{prefix}.{name}.weight"] = (layer.weight.float() + update).to(layer.weight.dtype)
+            state[f"{prefix}.{name}.weight"] = layer.sum_of_weights()
     return state
