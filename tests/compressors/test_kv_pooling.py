@@ -15,7 +15,6 @@ from torch import Tensor
 
 from latentpress.attention import KeyValueCache, Layout
 from latentpress.compressors import Length, Ratio, Size
-from latentpress.compressors.kv_pooling import logistic
 from latentpress.data.records import QA, Record
 from latentpress.data.rows import Example, ExampleMaker
 from latentpress.decoder.generate import MixedPrompt, prefill, prompt_of
@@ -46,15 +45,11 @@ def kv_config(base: Base, **changes: Any) -> PressConfig:
     return config_for(base, **(settings | {"encoder_layers": None} | changes))
 
 
-@pytest.fixture(params=["equal", "salient", "asked"])
+@pytest.fixture(params=["equal", "salient"])
 def model(tiny_base: Base, request: pytest.FixtureRequest) -> PressModel:
     made = make_model(kv_config(tiny_base, compressor_settings={"windows": request.param}), tiny_base)
     counts = torch.randint(0, 500, (tiny_base.model.config.vocab_size,), generator=torch.Generator().manual_seed(2))
     made.compressor.start_from_counts(counts, torch.linspace(0.01, 0.5, len(counts), dtype=torch.float64))
-    if made.compressor.asks_clues:
-        draw = torch.Generator().manual_seed(3)
-        clues = torch.randn(60, len(made.compressor.asked) - 1, generator=draw)  # type: ignore[arg-type]
-        made.compressor.start_from_asked(clues, torch.randn(60, generator=draw) > 1)
     return made
 
 
@@ -343,65 +338,17 @@ def test_salient_windows_hold_equal_shares_of_what_their_tokens_say(tiny_base: B
     assert made.spans.tolist() == [[0, 2], [2, 4], [4, 5], [5, 7], [7, 10], [0, 3]]
 
 
-def test_windows_are_narrow_where_rare_tokens_are_likely_to_be_asked_for(tiny_base: Base) -> None:
-    settings = {"windows": "asked", "sharpness": 0.5}
-    model = make_model(kv_config(tiny_base, compressor_settings=settings), tiny_base)
-    compressor: Any = model.compressor
-    vocabulary = tiny_base.model.config.vocab_size
-    compressor.start_from_counts(torch.full((vocabulary,), 9), torch.linspace(0, 1, vocabulary))
-    assert float(compressor.salience.min()) == float(compressor.salience.max())  # rates of answers play no part
-    text = [3, 7, 4, 5, 6, 7, 8, 9, 10, 11]
-    encoded = model.encode([text])
-    clues = compressor.clues(encoded.states)
-    layers, heads, width = model.decoder.rotation.shape  # type: ignore[union-attr]
-    assert torch.equal(clues, encoded.states.view(10, layers, heads * width)[:, layers * 2 // 3])
-    assert compressor.asks_clues
-    equal = model.latents(encoded, Ratio(2)).spans.tolist()
-    assert equal == [[0, 2], [2, 4], [4, 6], [6, 8], [8, 10]]  # nothing is known yet
-    # The third token is told from the others: odds of 9 to 1 beside 1 to 9, so three times their weight.
-    others = clues[torch.arange(10) != 2].mean(0)
-    along = (clues[2] - others) / (clues[2] - others).square().sum()
-    at = clues @ along
-    gap = float(at[2] - at[torch.arange(10) != 2].max())
-    assert gap > 0
-    with torch.no_grad():
-        compressor.asked[:-1] = along * 1000 / gap  # the third is certain, the others are ruled out
-        compressor.asked[-1] = -1000 / gap * (at[2] - gap / 2)
-    assert not compressor.asks_clues
-    spans = model.latents(encoded, Ratio(2)).spans.tolist()
-    assert [2, 3] in spans
-    assert len(spans) == 5
-
-
-def test_logistic_regression_finds_the_odds() -> None:
-    draw = torch.Generator().manual_seed(0)
-    clues = 3 + 2 * torch.randn(40_000, 3, generator=draw, dtype=torch.float64)
-    weight, bias = torch.tensor([0.8, -0.3, 0.0], dtype=torch.float64), -1.5
-    asked = torch.rand(len(clues), generator=draw, dtype=torch.float64) < torch.sigmoid(clues @ weight + bias)
-    found, constant = logistic(clues, asked)
-    torch.testing.assert_close(found, weight, atol=0.03, rtol=0)
-    assert float(constant) == pytest.approx(bias, abs=0.1)
-    # At the optimum the slope of the loss with its penalty is zero.
-    spread = clues.std(0)
-    slope = (clues - clues.mean(0)).T @ (torch.sigmoid(clues @ found + constant) - asked.double()) / spread
-    torch.testing.assert_close(slope, -1e-3 * len(clues) * found * spread, atol=1e-4, rtol=1e-4)
-
-
 def test_a_press_keeps_its_salience(tiny_base: Base, tiny_base_folder: Path, tmp_path: Path) -> None:
     from latentpress.loading import load_model
     from latentpress.training.checkpoint import export_press
 
-    config = kv_config(tiny_base, compressor_settings={"windows": "asked"})
+    config = kv_config(tiny_base, compressor_settings={"windows": "salient"})
     model = make_model(config, tiny_base)
     compressor: Any = model.compressor
     compressor.start_from_counts(torch.arange(tiny_base.model.config.vocab_size), torch.tensor(0.1))
-    draw = torch.Generator().manual_seed(0)
-    clues = torch.randn(30, len(compressor.asked) - 1, generator=draw)
-    compressor.start_from_asked(clues, torch.randn(30, generator=draw) > 0)
     export_press(tmp_path / "press", model, config)
     again: Any = load_model(tmp_path / "press", base=tiny_base_folder)[0].compressor
     assert torch.equal(again.salience, compressor.salience)
-    assert torch.equal(again.asked, compressor.asked)
 
 
 @pytest.mark.parametrize("value", [-0.5, float("inf"), float("nan")])

@@ -207,27 +207,6 @@ class Compressor(nn.Module, ABC):
             asked: how often it occurs in answers to questions about them for each time in the texts, `[V]`.
         """
 
-    @property
-    def asks_clues(self) -> bool:
-        """Whether `start_from_asked` has anything to do yet."""
-        return False
-
-    def clues(self, states: Tensor) -> Tensor:
-        """For one that asks which tokens are asked for: what of their states it tells that from, `[T, F]`.
-
-        Args:
-            states: as `extract` takes them.
-        """
-        raise NotImplementedError
-
-    def start_from_asked(self, clues: Tensor, asked: Tensor) -> None:
-        """For one that asks which tokens are asked for: learns to tell them, by default nothing.
-
-        Args:
-            clues: `[T, F]` of tokens of a training's texts.
-            asked: `[T]` bool, whether a token is part of an answer to a question about its text.
-        """
-
     def adds(self, tokens: int) -> int:
         """Tokens that `prepare` adds behind a text of so many and its EOS, by default none."""
         return 0

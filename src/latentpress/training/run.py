@@ -24,7 +24,6 @@ from latentpress.errors import InputError
 from latentpress.loading import press_folder, resolve_dtype, usual_dtype
 from latentpress.model import PressModel
 from latentpress.tokens import equal_windows
-from latentpress.training.asking import learn_what_is_asked
 from latentpress.training.callbacks import Files, Pace, ShowProgress, StopAfter
 from latentpress.training.checkpoint import PRESS, START, alone_in, check_whole, claim, recorded_dtype, trained, writing
 from latentpress.training.data_stream import StepStream
@@ -186,8 +185,6 @@ def _train(
             highlight=False,
             soft_wrap=True,
         )
-        if checkpoint is None and press.compressor.asks_clues:
-            console.print(learn_what_is_asked(press, records.train, loaded.tokenizer, recipe), highlight=False)
         del loaded  # or its whole weights would stay beside those that are shared out
         try:
             with writing(out):

@@ -24,9 +24,7 @@ from latentpress.training.recipes import unusual_settings
 # Settings that no weight's shape depends on; where one does after all, its shape is compared.
 _WEIGHTLESS = {"candidates", "prompt", "rounding", "selection", "window_tokens"}
 _ADAPTERS = {"encoder_lora", "decoder_lora"}  # what a press lacks of these is made anew: at zero, it changes nothing
-_WEIGHTLESS_OF_COMPRESSORS = {"selects", "windows", "sharpness"}  # of a compressor's own settings
-# How a text is cut into windows; of another way, or sharpness, it is the training's data that says where.
-_CUTS = {"compressor.salience", "compressor.asked"}
+_WEIGHTLESS_OF_COMPRESSORS = {"selects"}  # of a compressor's own settings
 _HEAD = "head."  # of a selector: a press without one may be given one
 
 
@@ -60,9 +58,6 @@ def load_weights(press: PressModel, folder: Path, *, meant: AbstractSet[str] = f
     own = press.own_state()
     if _takes_decoder(config, press.config):
         modules = {name: tensor for name, tensor in modules.items() if name in own}  # vectors before the text
-    if _cut(config) != _cut(press.config):
-        modules = {name: tensor for name, tensor in modules.items() if name not in _CUTS}
-        own = {name: tensor for name, tensor in own.items() if name not in _CUTS}
     there_shapes = {k: v.shape for k, v in modules.items()}
     shapes = {k: v.shape for k, v in own.items() if k in there_shapes or not k.startswith(_HEAD)}
     if not differing and there_shapes != shapes:
@@ -212,12 +207,6 @@ def _takes_decoder(old: PressConfig, new: PressConfig) -> bool:
     """Whether one is a reader of text, whose only weights are its decoder's adapter, and the other is not."""
     reader = new.compressor == FirstTokens.name and new.residual == "none" and not POLICIES[new.policy].predicts
     return reader and old.compressor != FirstTokens.name and old.decoder_lora is not None
-
-
-def _cut(config: PressConfig) -> dict[str, Any]:
-    """Settings of how a text is cut into windows."""
-    own = unusual_settings(config.compressor, config.compressor_settings)
-    return {name: own.get(name) for name in ("windows", "sharpness")}
 
 
 def _without(settings: dict[str, Any], names: AbstractSet[str]) -> dict[str, Any]:
