@@ -13,6 +13,7 @@ from benchmarks.documents import nearest_ratio, text_of
 from benchmarks.results import Report, Settings, Shares
 from benchmarks.training import PACKED, examples_of, step
 from latentpress.compressors import Ratio
+from latentpress.lora import merge_lora
 from latentpress.press import Press
 
 _ATTENTION = ("_EagerAttention", "BranchedAttention", "scaled_dot_product", "flash_attention")
@@ -54,6 +55,7 @@ def run(press: Press, settings: Settings) -> list[Report]:
         press.model.train()
         step(press.model, PACKED, examples, Ratio(ratio))
         press.model.eval()
+        merge_lora(press.model.decoder.body)  # as it was loaded; training dropped it
 
     settings.note("compressing")
     reports: list[Report] = [shares(f"press.compress, {windows} x {press.config.window_tokens} tokens", compress)]

@@ -85,7 +85,7 @@ def step(model: PressModel, name: str, examples: Sequence[Example], size: Size) 
 def measure_times(press: str, contexts: int, ratio: int, rounds: int) -> dict[str, Any]:
     """Times a step of each kind in turn; for a process of its own, whose allocator is set as in training."""
     keep_freed_memory()
-    return times_loaded(latentpress.load(press, device="cpu"), contexts, ratio, rounds)
+    return times_loaded(latentpress.load(press, device="cpu", merge=False), contexts, ratio, rounds)
 
 
 def times_loaded(press: Press, contexts: int, ratio: int, rounds: int) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def times_loaded(press: Press, contexts: int, ratio: int, rounds: int) -> dict[s
 def measure_peak(press: str, name: str, contexts: int, ratio: int) -> dict[str, int]:
     """Peak memory of one step; for a process of its own, as `measure_times`."""
     keep_freed_memory()
-    return peak_loaded(latentpress.load(press, device="cpu"), name, contexts, ratio)
+    return peak_loaded(latentpress.load(press, device="cpu", merge=False), name, contexts, ratio)
 
 
 def peak_loaded(press: Press, name: str, contexts: int, ratio: int) -> dict[str, int]:

@@ -113,6 +113,8 @@ def forward_work(backbone: Backbone, lengths: Sequence[int], *, causal: bool, pa
     """
     pairs = sum(n * past + (n * (n + 1) / 2 if causal else n * n) for n in lengths)
     base, low = linear_sizes(backbone)
+    if any(isinstance(layer, LoraLinear) and layer.merged is not None for layer in backbone.body.modules()):
+        low = 0  # the sum of weight and update is read, as large as the weight
     queries, keys = _heads(backbone)
     item = backbone.dtype.itemsize
     operations = 2 * sum(lengths) * (base + low) + 4 * pairs * queries * backbone.depth

@@ -14,6 +14,7 @@ from tiny import config_for, make_model, make_network, make_tokenizer
 
 import latentpress
 from latentpress import loading
+from latentpress.attention import Layout
 from latentpress.backbone import fingerprint, load_base, wrap_base
 from latentpress.checkpoints.config import BaseReference
 from latentpress.errors import BaseModelError, InputError, LatentsError, PressError
@@ -165,21 +166,33 @@ def addresses(tree: Backbone | None) -> set[int]:
     return {parameter.data_ptr() for parameter in tree.parameters() if not parameter.requires_grad}
 
 
-def test_a_merged_adapter_answers_the_same(folder: Path, tiny_base_folder: Path) -> None:
-    merged, apart = (
+@pytest.mark.parametrize("compressor", ["mean-pooling", "kv-pooling"])
+def test_a_merged_adapter_answers_the_same(
+    tiny_base: Base, tiny_base_folder: Path, tmp_path: Path, compressor: str
+) -> None:
+    of_entries = {"residual": "none", "encoder_lora": None, "encoder_layers": None}
+    config = config_for(tiny_base, compressor=compressor, **(of_entries if compressor == "kv-pooling" else {}))
+    folder = save_press(make_model(config, tiny_base), tmp_path / "press")
+    presses = [
         latentpress.load(folder, base=tiny_base_folder, device="cpu", dtype="float32", merge=merge)
         for merge in (True, False)
-    )
+    ]
     kept = [
         [layer.merged is not None for layer in one.model.decoder.modules() if isinstance(layer, LoraLinear)]
-        for one in (merged, apart)
+        for one in presses
     ]
     assert kept[0]
     assert all(kept[0])
     assert not any(kept[1])
-    latents = [one.compress(TEXT, ratio=4) for one in (merged, apart)]
+    latents = [one.compress(TEXT, ratio=4) for one in presses]
     torch.testing.assert_close(latents[0].vectors, latents[1].vectors)
-    answers = [one.ask(made, QUESTION, max_new_tokens=8) for one, made in zip((merged, apart), latents, strict=True)]
+    decoders = [one.model.decoder for one in presses]
+    assert any(bool(layer.lora_B.any()) for layer in decoders[0].modules() if isinstance(layer, LoraLinear))
+    ids = torch.arange(7)
+    with torch.no_grad():
+        states = [one(one.embed(ids), Layout.of((3, 4), "causal")) for one in decoders]
+    torch.testing.assert_close(states[0], states[1])
+    answers = [one.ask(made, QUESTION, max_new_tokens=8) for one, made in zip(presses, latents, strict=True)]
     assert answers[0] == answers[1]
 
 

@@ -88,8 +88,9 @@ def load(
         encoder_base: likewise for an encoder of another base.
         device: `cpu`, `cuda`, ...; a GPU if there is one, if None.
         dtype: `bfloat16`, `float32` or `float16`; what is fast on the device if None, see `usual_dtype`.
-        merge: whether the decoder's adapter is merged into a copy of the weights that it adapts: answers are written
-            about a third faster, in as much memory again as these weights take. Without, numbers differ by rounding.
+        merge: whether the decoder's adapter is merged into a copy of the weights that it adapts: on a CPU, 16 tokens
+            are written in about 0.6 of the time, for as much memory again as these weights take (212 MB for the shipped
+            presses in bfloat16). Without, numbers differ by rounding.
 
     Raises:
         PressError: the press cannot be read.

@@ -74,6 +74,9 @@ class LoraLinear(nn.Module):
         settings: rank, scale and dropout.
     """
 
+    merged: Tensor | None
+    """`sum_of_weights`, by which a pass without gradients goes; None: weight and update are applied one by one."""
+
     def __init__(self, base: nn.Linear, settings: LoraSettings) -> None:
         super().__init__()
         self.base = base
@@ -83,9 +86,6 @@ class LoraLinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, settings.rank, device=device))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         self.register_buffer("merged", None, persistent=False)
-
-    merged: Tensor | None
-    """`sum_of_weights`, which is read by; None where weight and update are applied one by one."""
 
     @property
     def weight(self) -> Tensor:
@@ -113,7 +113,7 @@ class LoraLinear(nn.Module):
             # one question alone is answered as it is in a batch.
             pair: Tensor = self(x.reshape(1, -1).repeat(2, 1))
             return pair[:1].reshape(*x.shape[:-1], -1)
-        if self.merged is not None:
+        if self.merged is not None and not (torch.is_grad_enabled() and self.lora_A.requires_grad):
             return F.linear(x, self.merged, self.base.bias)
         a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
         if self.training and self.settings.dropout:
@@ -136,7 +136,7 @@ def add_lora(body: nn.Module, settings: LoraSettings) -> list[str]:
 
 
 def merge_lora(body: nn.Module) -> None:
-    """Merges every adapter of a tree, until it is trained: as fast as without, for a second copy of the weights."""
+    """Merges every adapter of a tree until it is trained: as fast as without adapters, for more memory."""
     for layer in body.modules():
         if isinstance(layer, LoraLinear):
             layer.merged = layer.sum_of_weights()

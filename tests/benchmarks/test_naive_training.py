@@ -29,6 +29,7 @@ def test_naive_way_trains_the_same(tiny_press: Press, name: str) -> None:
 
     from benchmarks.training import PACKED
 
+    tiny_press.model.train()
     with torch.no_grad():
         for parameter in tiny_press.model.parameters():
             if parameter.requires_grad:
@@ -36,6 +37,8 @@ def test_naive_way_trains_the_same(tiny_press: Press, name: str) -> None:
     packed, expected = _gradients(tiny_press, PACKED)
     naive, found = _gradients(tiny_press, name)
     assert naive == pytest.approx(packed, rel=1e-5)
+    assert found.keys() | {"head.linear.weight", "head.linear.bias"} >= expected.keys()
+    assert any(key.startswith("decoder") and key.endswith("lora_B") for key in expected)
     for key, gradient in expected.items():
         if not key.startswith("head"):  # the ratio's loss is no part of the comparison
             # Sums in other orders, in float32: judged by the largest entry of each gradient.

@@ -66,7 +66,7 @@ def compress(
         read_text(source)  # one document: what is wrong with it is an error before anything is loaded
     next(read_documents(path, out))
     started = time.perf_counter()
-    opened = open_press(press, base=base, device=device, dtype=dtype)
+    opened = open_press(press, base=base, device=device, dtype=dtype, answers=False)
     from latentpress.arguments import requested_size
 
     requested_size(opened.model.policy, ratio, scale, length)  # refuses what it was not trained for, before any reading

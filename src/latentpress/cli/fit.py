@@ -37,7 +37,7 @@ def fit(
 
     known = read_labels(labels)
     records, held = read_all(data), read_all([hold_out] if hold_out else [])
-    opened = open_press(press or DEFAULT_PRESS, base=base, device=device, dtype=dtype)
+    opened = open_press(press or DEFAULT_PRESS, base=base, device=device, dtype=dtype, answers=False)
     shown = progress_console()
     with Progress(console=shown, disable=not shown.is_terminal) as bar:
         task = bar.add_task("encoding", total=None)

@@ -66,7 +66,7 @@ def inspect(
         raise InputError(f"{file}: is a latents file, which does not hold the text; give the text")
     check_out(out)
     text = read_text(file)
-    opened = open_press(press, base=base, device=device, dtype=dtype)
+    opened = open_press(press, base=base, device=device, dtype=dtype, answers=False)
     from latentpress.inspection import inspect as look
     from latentpress.plots.page import left_out, page
     from latentpress.plots.pictures import draw

@@ -63,15 +63,32 @@ def check_size(ratio: float | None, length: int | None, scale: float) -> None:
 
 
 def open_press(
-    name: str | None, *, base: str | None = None, device: str | None = None, dtype: str | None = None
+    name: str | None,
+    *,
+    base: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    answers: bool = True,
 ) -> "Press":
-    """Loads a press, showing on a terminal that this takes a moment."""
+    """Loads a press, showing on a terminal that this takes a moment.
+
+    Args:
+        name: which, the default if None.
+        base: see `load`.
+        device: see `load`.
+        dtype: see `load`.
+        answers: whether its decoder will be asked: if not, it is not made fast for that unless it reads the text too.
+    """
     with progress_console().status("loading the press"):
+        from latentpress.lora import merge_lora
         from latentpress.press import load
         from latentpress.training.memory import keep_freed_memory
 
         keep_freed_memory()  # every pass frees and asks again for the same buffers
-        return load(name or DEFAULT_PRESS, base=base, device=device, dtype=dtype)
+        press = load(name or DEFAULT_PRESS, base=base, device=device, dtype=dtype, merge=False)
+        if answers or press.model.encoder is press.model.decoder:
+            merge_lora(press.model.decoder.body)
+        return press
 
 
 def read_all(paths: Sequence[str]) -> "list[Record]":
