@@ -3,8 +3,8 @@
 `y = x W^T + s (x A^T) B^T` (Hu et al. 2021, arXiv 2106.09685, eq. 3). The low-rank product is accumulated into the base
 product in place, so an adapter costs its two small matrix products and nothing else: no copies, no casts of
 activations, no separate element-wise sum. A and B are float32 masters and are rounded to the base weight's type where
-they are used. Where nothing is trained, the update can be merged into a copy of the weight: for a single token the
-small products take half as long as the large one.
+they are used. Where nothing is trained, the update can be merged into a copy of the weight: a single token is read
+faster then (docs/decisions.md).
 
 Files are what PEFT writes (`adapter_config.json`, `adapter_model.safetensors`), so that `PeftModel.from_pretrained`
 reads them.
