@@ -134,6 +134,37 @@ class KeyValueCache:
         return held.keys[:, : held.length], held.values[:, : held.length], held.positions[: held.length]
 
 
+class LastTokenAttention:
+    """How the last token of a prompt shares its attention out among some keys, as the mean of all heads of some layers.
+
+    Each head's attention to all other keys is left out: what it gives to these sums to 1.
+
+    Args:
+        keys: which, by their place among all keys of the sequence, `[M]`.
+        layers: which.
+    """
+
+    def __init__(self, keys: Tensor, layers: range) -> None:
+        self._keys, self._layers = keys, layers
+        self._sum: Tensor | None = None
+
+    def take(self, layer: int, query: Tensor, key: Tensor, scale: float, softcap: float | None) -> None:
+        """Looks at a layer's queries `[H, T, D]` and keys `[K, C, D]`, if the layer counts and the keys are there."""
+        if layer not in self._layers or key.shape[1] <= int(self._keys[-1]):
+            return
+        grouped = query[:, -1].reshape(key.shape[0], -1, query.shape[-1])
+        scores = torch.bmm(grouped, key[:, self._keys.to(key.device)].transpose(1, 2)).float() * scale
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        given = torch.softmax(scores, -1).mean((0, 1))
+        self._sum = given if self._sum is None else self._sum + given
+
+    def shares(self) -> Tensor:
+        """Share of each key, `[M]` float32; they sum to 1."""
+        assert self._sum is not None, "a pass over all keys"
+        return self._sum / len(self._layers)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """Where the sequences of a packed row lie and what each of their tokens sees."""
@@ -153,6 +184,8 @@ class Layout:
     """Keys and values that stand among those of the row; for training, where there is no cache."""
     captured: CapturedEntries | None = None
     """Given the keys and values of every layer."""
+    watched: LastTokenAttention | None = None
+    """Given queries and keys of every layer, of a row that is one sequence with a cache."""
     _additive: dict[Any, Tensor | None] = field(default_factory=dict)
     _chunks: dict[int | None, list[list[Chunk]]] = field(default_factory=dict)
 
@@ -384,6 +417,8 @@ def packed_attention(
         at = keys[i]
         if layout.cache is not None:
             b, c, at = layout.cache.extend(int(module.layer_idx), i, b, c, at)  # type: ignore[arg-type]
+            if layout.watched is not None:
+                layout.watched.take(int(module.layer_idx), a, b, scale, softcap)  # type: ignore[arg-type]
         causal = fused and layout.plainly_causal(b.shape[1], a.shape[1], sliding_window)
         mask = None if causal else layout.additive(i, at, queries[i], sliding_window, a.dtype)
         if fused:

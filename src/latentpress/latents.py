@@ -127,6 +127,29 @@ class Latents:
         """Returns the same latents with the vectors on another device or in another dtype; spans stay."""
         return dataclasses.replace(self, vectors=self.vectors.to(device=device, dtype=dtype))
 
+    def of_windows(self, indices: Sequence[int]) -> Self:
+        """Returns the latents of some windows, which say of which tokens and characters of the whole document they are.
+
+        Args:
+            indices: of `windows`, rising.
+
+        Raises:
+            LatentsError: none, not rising, or beyond the windows there are.
+        """
+        chosen = list(indices)
+        if not chosen or chosen != sorted(set(chosen)) or not 0 <= chosen[0] <= chosen[-1] < len(self.windows):
+            raise LatentsError(f"windows {chosen} must be one or more of 0 to {len(self.windows) - 1}, in rising order")
+        kept = set(chosen)
+        mask = torch.tensor([i in kept for i in range(len(self.windows))])
+        mask = mask.repeat_interleave(torch.tensor([window.latents for window in self.windows]))
+        return dataclasses.replace(
+            self,
+            vectors=self.vectors[mask.to(self.vectors.device)],
+            token_spans=self.token_spans[mask.to(self.token_spans.device)],
+            char_spans=self.char_spans[mask.to(self.char_spans.device)],
+            windows=tuple(self.windows[i] for i in chosen),
+        )
+
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file; vectors come back bit for bit in their dtype, on the CPU.
 

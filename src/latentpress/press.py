@@ -25,6 +25,7 @@ from latentpress.decoder.generate import Prompt, Sampling
 from latentpress.decoder.prompt import Piece, render
 from latentpress.decoder.reader import Reader
 from latentpress.errors import InputError
+from latentpress.focus import check_focus, focused
 from latentpress.full_text import FullText
 from latentpress.latents import EmbeddingLatents, KVLatents, Latents
 from latentpress.loading import load, load_model, shipped_presses
@@ -194,6 +195,7 @@ class Press(FullText):
         context: Context,
         question: str,
         *,
+        focus: int | None = None,
         max_new_tokens: int = 64,
         stream: Literal[False] = False,
         temperature: float = 0.0,
@@ -205,6 +207,7 @@ class Press(FullText):
         context: Context,
         question: str,
         *,
+        focus: int | None = None,
         max_new_tokens: int = 64,
         stream: Literal[True],
         temperature: float = 0.0,
@@ -215,6 +218,7 @@ class Press(FullText):
         context: Context,
         question: str,
         *,
+        focus: int | None = None,
         max_new_tokens: int = 64,
         stream: bool = False,
         temperature: float = 0.0,
@@ -225,29 +229,40 @@ class Press(FullText):
         Args:
             context: latents, a text (compressed first), or several of either, read as several documents.
             question: plain text; nothing in it is special.
+            focus: read only this many windows of the documents, those that the question is about (see `focus`); None
+                reads them all.
             max_new_tokens: most tokens of the answer.
             stream: return an iterator of pieces of the answer.
             temperature: 0 answers greedily.
             seed: of the sampling, if any.
 
         Raises:
-            InputError: an empty question, or no context.
+            InputError: an empty question, no context, or a `focus` below 1.
             LatentsError: latents of another press.
             ContextTooLongError: latents, question and answer exceed the decoder's positions.
         """
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         request = self._reader.request(question)
+        check_focus(focus)
         (latents,) = self._open([context])
+        latents = self._focused(latents, request, focus)
         return self._reader.answer(self._prompt(latents, request), latents, sampling, stream=stream)
 
     def ask_many(
-        self, contexts: Sequence[Context], questions: Sequence[str], *, max_new_tokens: int = 64, batch_size: int = 16
+        self,
+        contexts: Sequence[Context],
+        questions: Sequence[str],
+        *,
+        focus: int | None = None,
+        max_new_tokens: int = 64,
+        batch_size: int = 16,
     ) -> list[str]:
         """Answers questions about different contexts in batches; each answer is what `ask` alone would give.
 
         Args:
             contexts: one for each question.
             questions: plain texts.
+            focus: see `ask`.
             max_new_tokens: most tokens of each answer.
             batch_size: questions decoded together.
 
@@ -259,7 +274,9 @@ class Press(FullText):
         check_batch(len(contexts), len(questions), batch_size, "context")
         sampling = Sampling(max_new_tokens=max_new_tokens)
         requests = [self._reader.request(question) for question in questions]
+        check_focus(focus)
         latents = self._open(contexts)
+        latents = [self._focused(own, request, focus) for own, request in zip(latents, requests, strict=True)]
         prompts = [self._prompt(own, request) for own, request in zip(latents, requests, strict=True)]
         return self._reader.answer_many(prompts, latents, sampling, batch_size)
 
@@ -273,6 +290,33 @@ class Press(FullText):
         request = self._reader.request(question)
         (latents,) = self._open([context])
         return self._reader.embed(self._prompt(latents, request), latents)
+
+    def focus(self, context: Context, question: str, *, windows: int = 1) -> list[Latents]:
+        """Chooses the windows of long documents that a question is about, by the decoder's own attention.
+
+        All windows are read with the question, at most eight at a time, and the half at which its last token looks
+        least is left out, until no more than asked for are left; so documents may be longer than the decoder has
+        positions. Latents are made without the question and serve all questions; what of them is read depends on it.
+
+        Args:
+            context: as `ask` takes it.
+            question: plain text.
+            windows: how many are left at most, of all documents together.
+
+        Returns:
+            Latents of the windows left, one of each document that has any, in order: a context for `ask`.
+
+        Raises:
+            InputError: an empty question, no context, or `windows` below 1.
+            LatentsError: latents of another press.
+            ContextTooLongError: eight windows and the question exceed the decoder's positions.
+        """
+        request = self._reader.request(question)
+        if windows is None:
+            raise InputError("windows=None leaves nothing out; give a whole number of at least 1")
+        check_focus(windows)
+        (latents,) = self._open([context])
+        return self._focused(latents, request, windows)
 
     def session(self, context: Context) -> Session:
         """Prefills a context once, for many questions; each question starts again from the latents.
@@ -339,6 +383,9 @@ class Press(FullText):
 
     def _prompt(self, latents: Sequence[Latents], request: list[int]) -> list[Piece]:
         return [*self._reader.opening(len(latents)), request]
+
+    def _focused(self, latents: list[Latents], request: list[int], windows: int | None) -> list[Latents]:
+        return latents if windows is None else focused(self._reader, latents, request, windows)
 
     def _open(self, contexts: Sequence[Context]) -> list[list[Latents]]:
         return open_contexts(contexts, self._check, self.compress)

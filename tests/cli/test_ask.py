@@ -147,6 +147,7 @@ def test_file_that_is_no_text_is_named_with_what_is_wrong(run: Run, tmp_path: Pa
         (["-", "-", "-q", "Who?"], ("stdin", "twice")),
         (["treaty.txt", "-q", " "], ("question is empty",)),
         (["treaty.txt", "-q", "Who?", "--max-new-tokens", "0"], ("--max-new-tokens 0",)),
+        (["treaty.txt", "-q", "Who?", "--focus", "0"], ("--focus 0", "at least 1")),
         (["treaty.txt", "-q", "Who?", "--ratio", "4", "--scale", "1"], ("--ratio 4", "--scale 1")),
         (["treaty.txt", "-q", "Who?", "--press", "no-such-press"], ("no-such-press", "latentpress info")),
         (["treaty.txt", "-q", "Who?", "--press", "PRESS", "--ratio", "5"], ("ratio 5", "2, 4, 8")),
@@ -180,6 +181,29 @@ def test_document_whose_latents_do_not_fit_is_refused_with_what_would(run: Run, 
     assert done.code == 2
     assert "the decoder has 512" in done.err
     assert "ratio=8" in done.err or "ratio=4" in done.err
+
+
+def test_windows_that_a_question_is_about_are_read_and_named(run: Run, press: Path, tmp_path: Path) -> None:
+    long = tmp_path / "long.txt"
+    long.write_text(TEXT * 10)
+    args = ("ask", long, "-q", "Who?", "-q", "Where?", "--press", press, "--ratio", "2", "--focus", "2", *SHORT)
+    done = run(*args, "--json")
+    assert (done.code, done.err) == (0, "")
+    library = latentpress.load(press)
+    made = library.compress(TEXT * 10, ratio=2)
+    for row in done.json["answers"]:
+        (chosen,) = library.focus(made, row["question"], windows=2)
+        windows = [{"file": str(long), "start": one.start, "tokens": one.tokens} for one in chosen.windows]
+        assert row["read"] == windows
+        assert row["answer"] == library.ask(made, row["question"], focus=2, max_new_tokens=3).strip()
+    shown = run(*args).out
+    first, second = done.json["answers"][0]["read"]
+    ends = [f"{one['start']:,} to {one['start'] + one['tokens']:,}" for one in (first, second)]
+    assert f"read: tokens {ends[0]}, {ends[1]}\n" in shown
+    done = run(*args, "-q", "Who? " * 600)
+    assert done.code == 2
+    assert "question 'Who? Who?" in done.err
+    assert "the decoder has 512" in done.err
 
 
 def test_latents_of_another_press_are_refused_with_both_names(run: Run, other_press: Path, latents: Path) -> None:

@@ -89,6 +89,25 @@ def test_a_press_answers_a_batch_as_each_question_alone(press: Press, size: str)
         assert answer.error is None
 
 
+def test_a_press_that_reads_some_windows_answers_as_the_library_does(made: Any, press: Press) -> None:
+    systems, _ = made("runs/tiny@home:focus1@2", "runs/tiny@home@2", "mine=runs/tiny@home:focus2@2")
+    assert labels(systems) == ["tiny-x2-focus1", "tiny-x2", "mine-x2-focus2"]
+    assert not any(system.sees_question for system in systems)
+    identities = [system.identity() for system in systems]
+    assert [one.get("focus") for one in identities] == [1, None, 2]
+    rows = [system.answer(QUESTIONS, 6) for system in systems]
+    for question, narrow, whole in zip(QUESTIONS, *rows[:2], strict=True):
+        latents = press.compress(question.contexts, ratio=2)
+        assert narrow.text == press.ask(latents, question.question, focus=1, max_new_tokens=6)
+        assert whole.text == press.ask(latents, question.question, max_new_tokens=6)
+        assert narrow.kept == whole.kept == sum(map(len, latents)), "what is stored, not what is read"
+    assert [answer.text for answer in rows[0]] != [answer.text for answer in rows[1]]
+    held = systems[0].hold(QUESTIONS[0])
+    _, prompt = systems[0].prompt(held, QUESTIONS[0])
+    _, longer = systems[1].prompt(held, QUESTIONS[0])
+    assert len(prompt) < len(longer)
+
+
 def test_a_press_with_lengths_is_asked_for_a_number_of_latents(tiny_base: Base) -> None:
     config = config_for(tiny_base, policy="fixed-length", candidates=(4, 8))
     press = Press(make_model(config, tiny_base), tiny_base, None, "feed")
@@ -321,7 +340,9 @@ def test_families_are_bounds_and_peers_by_their_names() -> None:
         (["xyzzy"], InputError, r"unknown system 'xyzzy'.*folder of one; `latentpress"),
         ([""], InputError, "unknown system ''"),
         (["semidynamic-smollm2-135m:tuned"], InputError, "read by its own decoder"),
-        (["Semidynamic-SmolLM2-135m:tuned"], InputError, "give 'semidynamic-smollm2-135m'"),
+        (["Semidynamic-SmolLM2-135m:tuned"], InputError, "give 'semidynamic-smollm2-135m', or .*:focus2"),
+        (["full:focus2"], InputError, "full is read by zero-shot"),
+        (["semidynamic-smollm2-135m:focus0"], InputError, "read by its own decoder"),
         (["bm25@4"], InputError, r"'bm25'.*; did you mean bm25-sentences\? `latentpress"),
         (["Semidynamic"], InputError, "did you mean semidynamic-kv-smollm2-135m or semidynamic-smollm2-135m"),
         (["llm"], InputError, "did you mean llmlingua or llmlingua-question"),

@@ -1,7 +1,8 @@
 """`latentpress ask`: compress documents, or open their latents, and answer questions from them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,12 @@ Files = Annotated[
 Questions = Annotated[
     list[str], typer.Option("-q", "--question", metavar="Q", help="Question; may be given several times.")
 ]
+Focus = Annotated[
+    int | None,
+    typer.Option(
+        "--focus", metavar="N", help="Read only the N windows that a question is about; 2 for facts in long documents."
+    ),
+]
 Compare = Annotated[bool, typer.Option("--compare", help="Also let the base model answer from the full text.")]
 
 
@@ -62,6 +69,7 @@ def ask(
     ratio: Ratio = None,
     length: Length = None,
     scale: Scale = 0.0,
+    focus: Focus = None,
     max_new_tokens: MaxNewTokens = 64,
     compare: Compare = False,
     base: Base = None,
@@ -71,9 +79,12 @@ def ask(
 ) -> None:
     """Answer questions about documents from their latents.
 
-    The documents are compressed and read once, whatever the number of questions.
+    The documents are compressed and read once, whatever the number of questions; with --focus they are looked through
+    for each question, and the windows that it is about are read.
     """
     check_size(ratio, length, scale)
+    if focus is not None and focus < 1:
+        raise InputError(f"--focus {focus} must be at least 1, a number of windows; leave it out to read all")
     sized = ratio is not None or length is not None or scale != 0
     _check(files, questions, sized=sized, max_new_tokens=max_new_tokens, compare=compare)
     sources = [_read(name) for name in files]  # before the press is loaded: mistakes show at once
@@ -88,17 +99,26 @@ def ask(
     if not as_json:
         _print_documents(result)
     started = time.perf_counter()
-    session = opened.session(latents)
+    chosen: list[list[Latents]] = []
+    if focus is None:
+        sessions = [opened.session(latents)] * len(questions)
+    else:
+        for question in questions:
+            with _named(question):
+                chosen.append(opened.focus(latents, question, windows=focus))
+        sessions = [opened.session(own) for own in chosen]
     result["seconds"]["read"] = time.perf_counter() - started
-    _check_questions(session, questions, max_new_tokens)
+    _check_questions(sessions, questions, max_new_tokens)
     full = _read_full_text(opened, [source for source in sources if isinstance(source, str)]) if compare else None
     if full is not None:
         result["full_text"] = {"tokens": full.tokens, "seconds": {"read": full.seconds}}
         if not as_json:
             _print_reading(result)
     result["answers"] = []
-    for question in questions:
+    for i, (session, question) in enumerate(zip(sessions, questions, strict=True)):
         answer = {"question": question, **_answer(session, question, max_new_tokens)}
+        if focus is not None:
+            answer["read"] = _read_windows(files, latents, chosen[i])
         if full is not None:
             answer["full_text"] = _full_text_answer(full, question, max_new_tokens)
         result["answers"].append(answer)
@@ -173,15 +193,34 @@ def _total(latents: Sequence["Latents"]) -> dict[str, Any]:
     }
 
 
-def _check_questions(session: "Session", questions: Sequence[str], max_new_tokens: int) -> None:
+def _read_windows(
+    files: Sequence[str], documents: Sequence["Latents"], chosen: Sequence["Latents"]
+) -> list[dict[str, Any]]:
+    """File and tokens of every window that was read for a question."""
+    names = {one.text_sha256: name for name, one in reversed(list(zip(files, documents, strict=True)))}
+    return [
+        {"file": names[one.text_sha256], "start": window.start, "tokens": window.tokens}
+        for one in chosen
+        for window in one.windows
+    ]
+
+
+def _check_questions(sessions: Sequence["Session"], questions: Sequence[str], max_new_tokens: int) -> None:
     """Makes sure that every question fits before the first is answered: none may cost the answers before it."""
-    for question in questions:
-        try:
+    for session, question in zip(sessions, questions, strict=True):
+        with _named(question):
             # Refuses at once what does not fit, and answers only when what it returns is iterated.
             session.ask(question, max_new_tokens=max_new_tokens, stream=True)
-        except ContextTooLongError as error:
-            shown = question if len(question) <= _SHOWN else f"{question[:_SHOWN]}..."
-            raise ContextTooLongError(f"question {shown!r}: {error}") from error
+
+
+@contextmanager
+def _named(question: str) -> Iterator[None]:
+    """Says which question it was that does not fit."""
+    try:
+        yield
+    except ContextTooLongError as error:
+        shown = question if len(question) <= _SHOWN else f"{question[:_SHOWN]}..."
+        raise ContextTooLongError(f"question {shown!r}: {error}") from error
 
 
 def _answer(session: "Session", question: str, max_new_tokens: int) -> dict[str, Any]:
@@ -242,6 +281,9 @@ def _print_answer(answer: dict[str, Any]) -> None:
     out.print()
     out.print(answer["question"], style="bold", soft_wrap=True)
     _print_one("from latents: " if "full_text" in answer else "", answer)
+    if "read" in answer:
+        spans = ", ".join(f"{one['start']:,} to {one['start'] + one['tokens']:,}" for one in answer["read"])
+        out.print(f"read: tokens {spans}", style="dim", soft_wrap=True)
     full = answer.get("full_text")
     if full is not None and full["error"] is None:
         _print_one("full text:    ", full)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentpress.attention import KeyValueCache, Layout
+from latentpress.attention import KeyValueCache, LastTokenAttention, Layout
 from latentpress.backbone import Backbone
 from latentpress.decoder.prompt import Piece, Slot
 from latentpress.errors import InputError
@@ -98,13 +98,16 @@ def embed_pieces(backbone: Backbone, pieces: Sequence[Piece], latents: Sequence[
 
 
 @torch.no_grad()
-def prefill(backbone: Backbone, prompts: Sequence[Prompt], cache: KeyValueCache) -> Tensor:
+def prefill(
+    backbone: Backbone, prompts: Sequence[Prompt], cache: KeyValueCache, watched: LastTokenAttention | None = None
+) -> Tensor:
     """Reads prompts into a cache.
 
     Args:
         backbone: the decoder.
         prompts: what each holds; entries go into the cache as they are, in a position each.
         cache: what came before each prompt; extended.
+        watched: given the attention of one prompt.
 
     Returns:
         Final state of the last token of each prompt, `[B, D]`; zeros for one without a token.
@@ -119,7 +122,8 @@ def prefill(backbone: Backbone, prompts: Sequence[Prompt], cache: KeyValueCache)
         if not any(lengths):
             continue
         positions = [torch.arange(n, device=last.device) + cache.length(i) for i, n in enumerate(lengths)]
-        states: Tensor = backbone(torch.cat(now), Layout(lengths, torch.cat(positions), "causal", cache))
+        layout = Layout(lengths, torch.cat(positions), "causal", cache, watched=watched)
+        states: Tensor = backbone(torch.cat(now), layout)
         read = [i for i, n in enumerate(lengths) if n]
         last[read] = states[torch.tensor(lengths, device=last.device).cumsum(0)[read] - 1]
     return last

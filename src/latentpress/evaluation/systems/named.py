@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from latentpress.press import Press
 
 _TRAINED_BY = {"reader": "tuned", "prompt-tuning": "prompt-tuned"}  # readers by the recipes that train them
+_FOCUS = re.compile(r"(.+):focus([1-9]\d{0,5})")
 _OF_PRESSES = "only a press has lengths, or a selector that chooses"
 
 
@@ -33,6 +34,8 @@ class _Wanted:
     """What a press is called, if not by its own name."""
     reader: str | None
     """The one reader asked for, of a family."""
+    focus: int | None
+    """Windows that a press reads for a question, all if None."""
     sizes: tuple[Size, ...]
     """Sizes asked for; none: the default ones."""
 
@@ -52,7 +55,8 @@ def make_systems(
     Args:
         names: `NAME[:READER][@SIZE/SIZE/...]` each: a family, or a press by shipped name, folder or hub id, which
             `ALIAS=NAME` calls otherwise. Case matters to folders and hub ids alone. Without a reader, a family is given
-            all of its readers that the setup has.
+            all of its readers that the setup has. Of a press, the reader `focus2` is its decoder that reads two windows
+            for each question (`Press.focus`).
         setup: what they share.
         sizes: where a name gives none; those that a press was not trained for are passed over.
         load: loads a press by name.
@@ -105,15 +109,18 @@ def _wanted(text: str, table: dict[str, Family]) -> _Wanted:
     if named and not re.fullmatch(r"[\w.+-]+", alias):
         raise InputError(f"{text!r} gives a press a name that files cannot have; use letters, digits, -, _, . and +")
     name = rest if named else name
+    focus = None
+    if (match := _FOCUS.fullmatch(name)) and match[1].casefold() not in table and not _is_folder(name):
+        name, focus = match[1], int(match[2])
     if name.partition(":")[0] not in table and "/" not in name and not _is_folder(name):
         name = _spelt(name, table)
     family, _, reader = name.partition(":")
     sizes = tuple(map(Size.parse, given.split("/"))) if at < len(text) else ()
     if family not in table:
-        return _Wanted(name, alias if named else None, None, sizes)
+        return _Wanted(name, alias if named else None, None, focus, sizes)
     if named:
         raise InputError(f"{text!r} names a bound or peer, which keeps its own name; give {rest!r}")
-    return _Wanted(family, None, reader or None, sizes)
+    return _Wanted(family, None, reader or None, None, sizes)
 
 
 def _is_folder(name: str) -> bool:
@@ -133,7 +140,10 @@ def _spelt(name: str, table: dict[str, Family]) -> str:
             f"{_meant(word.casefold(), table, list(shipped))}`latentpress eval --list` shows all"
         )
     if colon and found in shipped:
-        raise InputError(f"{name!r} asks for a reader, and a press is read by its own decoder; give {found!r}")
+        raise InputError(
+            f"{name!r} asks for a reader, and a press is read by its own decoder; give {found!r}, or {found}:focus2 to "
+            "have it read two windows for each question"
+        )
     return f"{found}{colon}{reader}"
 
 
@@ -211,11 +221,11 @@ def _of_press(
             "are counted; compare presses of one base model"
         )
     if wanted.sizes:
-        return [PressSystem(press, size, name=wanted.alias) for size in wanted.sizes]
+        return [PressSystem(press, size, name=wanted.alias, focus=wanted.focus) for size in wanted.sizes]
     made: list[PressSystem] = []
     for size in default:
         try:
-            made.append(PressSystem(press, size, name=wanted.alias))
+            made.append(PressSystem(press, size, name=wanted.alias, focus=wanted.focus))
         except RatioError as error:
             notes.append(f"{press.config.name} at {size}: {error}")
     if not made:

@@ -80,19 +80,21 @@ class PressSystem(System):
         press: the press.
         size: one of its candidate ratios, or the choice of its selector.
         name: what it is called, if not by the press's own name.
+        focus: windows that it reads for a question, see `Press.focus`; None: all.
 
     Raises:
         RatioError: the press was not trained for the size.
     """
 
     kind: SystemKind = "press"
-    reader = "own"
     sees_question = False
     size: Size
     shares: Compressions
 
-    def __init__(self, press: Press, size: Size, *, name: str | None = None) -> None:
+    def __init__(self, press: Press, size: Size, *, name: str | None = None, focus: int | None = None) -> None:
         check_size(press, size)
+        self.reader = "own" if focus is None else f"focus{focus}"
+        self._focus = focus
         self.press = press
         self.size = size
         self.name = name or press.config.name
@@ -107,6 +109,7 @@ class PressSystem(System):
             "ratio": self.size.ratio,
             "scale": self.size.scale,
             **({} if self.size.length is None else {"length": self.size.length}),
+            **({} if self._focus is None else {"focus": self._focus}),
         }
 
     def answer(self, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
@@ -121,13 +124,16 @@ class PressSystem(System):
             return self.press.ask_many(
                 [contexts[i] for i in batch],
                 [questions[i].question for i in batch],
+                focus=self._focus,
                 max_new_tokens=max_new_tokens,
                 batch_size=len(batch),
             )
 
         asked = [self.press.count_tokens(one.question) for one in questions]
         sizes = [count + more + max_new_tokens for count, more in zip(kept, asked, strict=True)]
-        keys = [_key(own, one.question, max_new_tokens) for own, one in zip(contexts, questions, strict=True)]
+        keys = [
+            _key(own, one.question, max_new_tokens, self._focus) for own, one in zip(contexts, questions, strict=True)
+        ]
         return [
             as_answer(
                 reply,
@@ -147,6 +153,8 @@ class PressSystem(System):
 
     def prompt(self, held: list[Latents], question: Question) -> tuple[Backbone, Prompt]:
         """See `Timed.prompt`."""
+        if self._focus is not None:
+            held = self.press.focus(held, question.question, windows=self._focus)
         return self.press.model.decoder, self.press.prompt(held, question.question)
 
     def kept_of(self, held: list[Latents]) -> int:
@@ -158,15 +166,15 @@ def _wanted(size: Size) -> WantedSize:
     return WantedSize(ratio=size.ratio, length=size.length, scale=size.scale)
 
 
-def _key(contexts: Sequence[Latents], question: str, max_new_tokens: int) -> str:
-    """All that an answer of a press depends on: its documents' vectors and the question."""
+def _key(contexts: Sequence[Latents], question: str, max_new_tokens: int, focus: int | None) -> str:
+    """All that an answer of a press depends on: its documents' vectors, the question, and how they are read."""
     import torch
 
     hashed = hashlib.sha256()
     for latents in contexts:
         hashed.update(f"{tuple(latents.vectors.shape)} {latents.vectors.dtype}".encode())
         hashed.update(latents.vectors.contiguous().view(torch.uint8).numpy().data)
-    hashed.update(f"{max_new_tokens} {question}".encode())
+    hashed.update(f"{max_new_tokens} {focus} {question}".encode())
     return hashed.hexdigest()
 
 
