@@ -46,6 +46,12 @@ def test_every_question_is_answered_from_latents_and_from_the_text(run: Callable
     assert (result["latents"]["tokens"], result["latents"]["ratio"]) == (len(made), made.ratio)
     assert result["full_text"]["tokens"] == result["document"]["tokens"] == library.count_tokens(TEXT)
     assert [side["name"] for side in result["fixed_ratios"]] == ["latents, ratio 4", "latents, ratio 8"]
+    assert [side["name"] for side in result["focused"]] == [
+        "latents, chosen ratio, focus 2",
+        "latents, ratio 4, focus 2",
+        "latents, ratio 8, focus 2",
+    ]
+    assert [side["tokens"] for side in result["focused"][1:]] == [side["tokens"] for side in result["fixed_ratios"]]
     assert set(result["latents"]["seconds"]) == {"compress", "read", "first_answer", "next_answer", "total"}
     assert result["full_text"]["seconds"]["compress"] == 0
     assert "without the text" in done.err  # the explanation, out of the way of the object
@@ -68,11 +74,13 @@ def test_both_sides_are_asked_alike(run: Callable[..., Result], press: Path, mon
     monkeypatch.setattr(latentpress.Session, "ask", ask)
     result = run("--press", press, "--json").json
     asked = asked[2:]  # the warm-up of either side
-    assert len(asked) == 4 * len(SAMPLE.questions)
+    assert len(asked) == 7 * len(SAMPLE.questions)
     assert {limit for _, _, limit in asked} == {demo._MAX_NEW_TOKENS}
-    contexts = [asked[i][0] for i in range(0, len(asked), len(SAMPLE.questions))]
-    assert [tokens for tokens, _, _ in asked] == [tokens for tokens in contexts for _ in SAMPLE.questions]
-    for side in (result["latents"], result["full_text"], *result["fixed_ratios"]):
+    every = [asked[i : i + len(SAMPLE.questions)] for i in range(0, len(asked), len(SAMPLE.questions))]
+    assert all([question for _, question, _ in own] == list(SAMPLE.questions) for own in every)
+    whole = [own for own in every if len({tokens for tokens, _, _ in own}) == 1]
+    assert len(whole) >= 4, "read once, before the first question"
+    for side in (result["latents"], result["full_text"], *result["fixed_ratios"], *result["focused"]):
         assert side["holds_answer"] == pytest.approx(200 / 3)
         assert side["f1"] == pytest.approx(result["latents"]["f1"])
         assert side["f1"] > 0

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +22,14 @@ from latentpress.cli.output import console, print_json, progress_console
 from latentpress.cli.run import run
 
 if TYPE_CHECKING:
-    from latentpress.press import Press, Session
+    from latentpress.latents import Latents
+    from latentpress.press import Press
+
+Ask = Callable[[str], str]
+"""Answers a question."""
 
 _FIXED_RATIOS = (4, 8)
+_FOCUS = 2
 _MAX_NEW_TOKENS = 32
 
 _INTRODUCTION = (
@@ -34,7 +40,8 @@ _INTRODUCTION = (
 _NOTES = (
     "F1 compares an answer's words with those of the gold answers, so a long answer loses even where it is right; "
     "'holds gold' only asks whether a gold answer stands in it. Answers end after {limit} tokens on both sides.\n"
-    "The first answer counts from the text: compressing, reading what was compressed, answering. "
+    "The first answer counts from the text: compressing, reading what was compressed, answering. 'focus {focus}': each "
+    "question is answered from the {focus} windows of the document that it is about, told by the decoder's attention. "
     "{questions} questions about one article illustrate and do not measure: see the table in the README."
 )
 
@@ -121,18 +128,32 @@ def load_sample() -> Sample:
     )
 
 
-def answer_from_latents(press: "Press", sample: Sample, *, ratio: int | None, name: str) -> Side:
-    """Compresses the document, reads its latents once, and asks every question."""
+def compressed(press: "Press", sample: Sample, ratio: int | None) -> tuple["Latents", float]:
+    """Compresses the document; returns its latents and the time it took."""
     started = time.perf_counter()
     latents = press.compress(sample.text, ratio=ratio)
-    seconds = time.perf_counter() - started
+    return latents, time.perf_counter() - started
+
+
+def answer_from_latents(
+    press: "Press", sample: Sample, latents: "Latents", compress_seconds: float, *, name: str, focus: int | None = None
+) -> Side:
+    """Asks every question of the latents, which are read once, or of the windows that each question is about."""
+
+    def read() -> "Ask":
+        if focus is None:
+            return partial(press.session(latents).ask, max_new_tokens=_MAX_NEW_TOKENS)
+        return lambda question: press.session(press.focus(latents, question, windows=focus)).ask(
+            question, max_new_tokens=_MAX_NEW_TOKENS
+        )
+
     return _ask_all(
-        lambda: press.session(latents),
+        read,
         sample,
-        name=name,
+        name=name if focus is None else f"{name}, focus {focus}",
         tokens=len(latents),
         ratio=latents.ratio,
-        compress_seconds=seconds,
+        compress_seconds=compress_seconds,
     )
 
 
@@ -140,7 +161,7 @@ def answer_from_text(press: "Press", sample: Sample) -> Side:
     """Reads the full text once with the base model as it is, and asks every question."""
     tokens = press.count_tokens(sample.text)
     return _ask_all(
-        lambda: press.text_session(sample.text),
+        lambda: partial(press.text_session(sample.text).ask, max_new_tokens=_MAX_NEW_TOKENS),
         sample,
         name="full text",
         tokens=tokens,
@@ -150,17 +171,17 @@ def answer_from_text(press: "Press", sample: Sample) -> Side:
 
 
 def _ask_all(
-    read: Callable[[], "Session"], sample: Sample, *, name: str, tokens: int, ratio: float, compress_seconds: float
+    read: Callable[[], "Ask"], sample: Sample, *, name: str, tokens: int, ratio: float, compress_seconds: float
 ) -> Side:
     from latentpress.evaluation.metrics import f1
 
     started = time.perf_counter()
-    session = read()
+    ask = read()
     read_seconds = time.perf_counter() - started
     answers, seconds = [], []
     for question in sample.questions:
         started = time.perf_counter()
-        answers.append(session.ask(question, max_new_tokens=_MAX_NEW_TOKENS).strip())
+        answers.append(ask(question).strip())
         seconds.append(time.perf_counter() - started)
     pairs = list(zip(answers, sample.answers, strict=True))
     return Side(
@@ -202,23 +223,32 @@ def _demo(
     out.print(_INTRODUCTION.format(base=opened.config.base.id) + "\n", soft_wrap=True)
     _warm_up(opened)
     with progress_console().status("compressing the document and asking its latents"):
-        pressed = answer_from_latents(opened, sample, ratio=None, name="latents, chosen ratio")
+        made = compressed(opened, sample, None)
+        pressed = answer_from_latents(opened, sample, *made, name="latents, chosen ratio")
     with progress_console().status("reading the full text and asking it"):
         full = answer_from_text(opened, sample)
     if not as_json:
         _print_answers(out, sample, pressed, full)
     policy = opened.model.policy
-    with progress_console().status("the same at fixed ratios"):
-        fixed = [
-            answer_from_latents(opened, sample, ratio=ratio, name=f"latents, ratio {ratio}")
-            for ratio in _FIXED_RATIOS
-            if policy.word() == "ratio" and policy.allows(ratio)
-        ]
+    fixed, focused = [], []
+    with progress_console().status("the same at fixed ratios, and from the windows that a question is about"):
+        if len(made[0].windows) > _FOCUS:
+            focused.append(answer_from_latents(opened, sample, *made, name="latents, chosen ratio", focus=_FOCUS))
+        for ratio in _FIXED_RATIOS:
+            if policy.word() == "ratio" and policy.allows(ratio):
+                made, name = compressed(opened, sample, ratio), f"latents, ratio {ratio}"
+                fixed.append(answer_from_latents(opened, sample, *made, name=name))
+                if len(made[0].windows) > _FOCUS:
+                    focused.append(answer_from_latents(opened, sample, *made, name=name, focus=_FOCUS))
     if as_json:
-        print_json(_report(opened, sample, pressed, full, fixed))
+        print_json(_report(opened, sample, pressed, full, fixed, focused))
     else:
-        _print_totals(out, [pressed, full, *fixed])
-        out.print(_NOTES.format(limit=_MAX_NEW_TOKENS, questions=len(sample.questions)), style="dim", soft_wrap=True)
+        _print_totals(out, [pressed, full, *fixed, *focused])
+        out.print(
+            _NOTES.format(limit=_MAX_NEW_TOKENS, focus=_FOCUS, questions=len(sample.questions)),
+            style="dim",
+            soft_wrap=True,
+        )
 
 
 def _fetch_base(press: str) -> None:
@@ -234,7 +264,9 @@ def _fetch_base(press: str) -> None:
         fetch_default(lambda line: progress.print(line, soft_wrap=True))
 
 
-def _report(press: "Press", sample: Sample, pressed: Side, full: Side, fixed: Sequence[Side]) -> dict[str, Any]:
+def _report(
+    press: "Press", sample: Sample, pressed: Side, full: Side, fixed: Sequence[Side], focused: Sequence[Side]
+) -> dict[str, Any]:
     return {
         "press": {"name": press.config.name, "fingerprint": press.fingerprint, "base": press.config.base.id},
         "document": {"title": sample.title, "tokens": full.tokens},
@@ -242,6 +274,7 @@ def _report(press: "Press", sample: Sample, pressed: Side, full: Side, fixed: Se
         "latents": pressed.to_dict(),
         "full_text": full.to_dict(),
         "fixed_ratios": [side.to_dict() for side in fixed],
+        "focused": [side.to_dict() for side in focused],
         "questions": [
             {
                 "question": question,
