@@ -146,23 +146,39 @@ class LastTokenAttention:
 
     def __init__(self, keys: Tensor, layers: range) -> None:
         self._keys, self._layers = keys, layers
+        self._first, self._last = int(keys[0]), int(keys[-1])
         self._sum: Tensor | None = None
+        self._seen = 0
 
-    def take(self, layer: int, query: Tensor, key: Tensor, scale: float, softcap: float | None) -> None:
-        """Looks at a layer's queries `[H, T, D]` and keys `[K, C, D]`, if the layer counts and the keys are there."""
-        if layer not in self._layers or key.shape[1] <= int(self._keys[-1]):
+    def take(
+        self, layer: int, query: Tensor, key: Tensor, scale: float, *, window: int | None, softcap: float | None
+    ) -> None:
+        """Looks at a layer, if it counts, the keys are there, and its sliding window holds them all.
+
+        Args:
+            layer: which.
+            query: `[H, T, D]`, those of the last tokens of the sequence.
+            key: `[K, C, D]`, all so far.
+            scale: factor of the scores.
+            window: sliding window of the layer in tokens, None for full attention.
+            softcap: tanh cap of the scores, None for none.
+        """
+        count = key.shape[1]
+        if layer not in self._layers or count <= self._last:
             return
-        grouped = query[:, -1].reshape(key.shape[0], -1, query.shape[-1])
-        scores = torch.bmm(grouped, key[:, self._keys.to(key.device)].transpose(1, 2)).float() * scale
+        if window is not None and count - 1 - self._first >= window:
+            return
+        grouped = query[:, -1].reshape(key.shape[0], -1, query.shape[-1]).float()
+        scores = torch.bmm(grouped, key[:, self._keys.to(key.device)].float().transpose(1, 2)) * scale
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         given = torch.softmax(scores, -1).mean((0, 1))
         self._sum = given if self._sum is None else self._sum + given
+        self._seen += 1
 
-    def shares(self) -> Tensor:
-        """Share of each key, `[M]` float32; they sum to 1."""
-        assert self._sum is not None, "a pass over all keys"
-        return self._sum / len(self._layers)
+    def shares(self) -> Tensor | None:
+        """Share of each key, `[M]` float32, which sum to 1; None if no layer that counts sees them all."""
+        return None if self._sum is None else self._sum / self._seen
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -418,7 +434,8 @@ def packed_attention(
         if layout.cache is not None:
             b, c, at = layout.cache.extend(int(module.layer_idx), i, b, c, at)  # type: ignore[arg-type]
             if layout.watched is not None:
-                layout.watched.take(int(module.layer_idx), a, b, scale, softcap)  # type: ignore[arg-type]
+                layer = int(module.layer_idx)  # type: ignore[arg-type]
+                layout.watched.take(layer, a, b, scale, window=sliding_window, softcap=softcap)
         causal = fused and layout.plainly_causal(b.shape[1], a.shape[1], sliding_window)
         mask = None if causal else layout.additive(i, at, queries[i], sliding_window, a.dtype)
         if fused:

@@ -12,17 +12,16 @@ et al. 2024, arXiv 2404.15574). No head is chosen here: the mean of all heads of
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from latentpress.attention import KeyValueCache, LastTokenAttention
 from latentpress.decoder.generate import prefill
 from latentpress.decoder.prompt import Piece, Slot
 from latentpress.decoder.reader import Reader
-from latentpress.errors import InputError
+from latentpress.errors import BaseModelError, InputError
 from latentpress.latents import Latents
 
 # Windows that are read together at most: a decoder that is lost among many does not see either which one is meant.
@@ -38,21 +37,28 @@ class _Unit(NamedTuple):
     window: int
 
 
-def check_focus(windows: int | None) -> None:
+def check_focus(windows: int | None, name: str) -> None:
     """Makes sure that a number of windows can be read.
+
+    Args:
+        windows: how many; None, where it may be, is all of them.
+        name: of the argument.
 
     Raises:
         InputError: it is no whole number of at least 1.
     """
     if windows is not None and (type(windows) is not int or windows < 1):
-        raise InputError(f"focus={windows!r} must be a whole number of windows, at least 1; None reads all of them")
+        raise InputError(
+            f"{name}={windows!r} must be a whole number of windows, at least 1; leave focus out to read all of them"
+        )
 
 
 def focused(reader: Reader, documents: Sequence[Latents], request: list[int], windows: int) -> list[Latents]:
     """Latents of the windows that a question is about.
 
-    All windows are read with the question, at most eight at a time, and those at which its last token looks least are
-    left out, half of them at once, until no more than asked for are left.
+    All windows are read with the question, at most eight at a time and no more than the decoder has positions for, and
+    those at which its last token looks least are left out, half of them at once, until no more than asked for are left.
+    Windows of several readings are compared by their multiples of the mean of their reading.
 
     Args:
         reader: the decoder with its prompts.
@@ -64,11 +70,13 @@ def focused(reader: Reader, documents: Sequence[Latents], request: list[int], wi
         Of each document of which a window is left these windows, in order.
 
     Raises:
-        ContextTooLongError: windows that are read together do not fit beside the question.
+        ContextTooLongError: a window alone does not fit beside the question.
+        BaseModelError: no layer whose attention tells what a question is about sees a whole prompt.
     """
     left = [_Unit(i, j) for i, one in enumerate(documents) for j in range(len(one.windows))]
     while len(left) > windows:
-        looked = list(itertools.chain(*(_looked_at(reader, documents, group, request) for group in _groups(left))))
+        groups = (part for group in _groups(left) for part in _fitting(reader, documents, group, request))
+        looked = list(itertools.chain(*(_looked_at(reader, documents, group, request) for group in groups)))
         kept = max(windows, -(-len(left) // 2))
         best = sorted(range(len(left)), key=lambda i: (-looked[i], i))[:kept]
         left = [left[i] for i in sorted(best)]
@@ -82,6 +90,22 @@ def _groups(units: Sequence[_Unit]) -> list[Sequence[_Unit]]:
     return [units[start:end] for start, end in itertools.pairwise(bounds)]
 
 
+def _fitting(
+    reader: Reader, documents: Sequence[Latents], units: Sequence[_Unit], request: list[int]
+) -> Iterator[Sequence[_Unit]]:
+    """A run of windows, in halves as long as the decoder has not the positions for it."""
+    latents = _of(documents, units)
+    if len(units) == 1 or reader.has_room(reader.positions(_prompt(reader, latents, request), latents)):
+        yield units
+        return
+    for half in (units[: len(units) // 2], units[len(units) // 2 :]):
+        yield from _fitting(reader, documents, half, request)
+
+
+def _prompt(reader: Reader, latents: Sequence[Latents], request: list[int]) -> list[Piece]:
+    return [*reader.opening(len(latents)), request]
+
+
 def _of(documents: Sequence[Latents], units: Sequence[_Unit]) -> list[Latents]:
     """Some windows of documents, as latents."""
     by_document = itertools.groupby(units, key=lambda unit: unit.document)
@@ -91,19 +115,28 @@ def _of(documents: Sequence[Latents], units: Sequence[_Unit]) -> list[Latents]:
 def _looked_at(reader: Reader, documents: Sequence[Latents], units: Sequence[_Unit], request: list[int]) -> list[float]:
     """How much the last token of a question looks at each of some windows, as a multiple of their mean."""
     latents = _of(documents, units)
-    prompt: list[Piece] = [*reader.opening(len(latents)), request]
+    prompt = _prompt(reader, latents, request)
     reader.check_room(reader.positions(prompt, latents), 0, latents)
     # Key of the first latent of each document; a slot's end is where the prompt up to it ends.
     ends = [reader.positions(prompt[: i + 1], latents) for i, piece in enumerate(prompt) if isinstance(piece, Slot)]
     starts = [end - len(one) for end, one in zip(ends, latents, strict=True)]
-    keys: list[Tensor] = []
-    for start, one in zip(starts, latents, strict=True):
-        own = torch.arange(start, start + len(one)).split([window.latents for window in one.windows])
-        # The first of a window is what attention falls back on where it looks for nothing (an attention sink).
-        keys += [window[1:] if len(window) > 1 else window for window in own]
+    own = [
+        window
+        for start, one in zip(starts, latents, strict=True)
+        for window in torch.arange(start, start + len(one)).split([window.latents for window in one.windows])
+    ]
+    # The first of a window is what attention falls back on where it looks for nothing (an attention sink).
+    first = 1 if all(len(window) > 1 for window in own) else 0
+    keys = [window[first:] for window in own]
     watched = LastTokenAttention(torch.cat(keys), _layers(reader.backbone.depth))
     prefill(reader.backbone, [reader.embed(prompt, latents)], KeyValueCache(1), watched)
-    shares = watched.shares().cpu().split([len(window) for window in keys])
+    given = watched.shares()
+    if given is None:
+        raise BaseModelError(
+            "the decoder's layers from two thirds to four fifths of its depth see a sliding window shorter than the "
+            f"{len(torch.cat(keys)):,} latents to choose among, so they cannot tell which are meant; ask without focus"
+        )
+    shares = given.cpu().split([len(window) for window in keys])
     return [len(units) * float(window.sum()) for window in shares]
 
 

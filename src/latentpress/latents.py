@@ -115,7 +115,7 @@ class Latents:
 
     @property
     def context_tokens(self) -> int:
-        """Number of the document's tokens, all windows together."""
+        """Number of tokens, all windows together: the document's, unless some were left out (`of_windows`)."""
         return sum(window.tokens for window in self.windows)
 
     @property
@@ -128,7 +128,7 @@ class Latents:
         return dataclasses.replace(self, vectors=self.vectors.to(device=device, dtype=dtype))
 
     def of_windows(self, indices: Sequence[int]) -> Self:
-        """Returns the latents of some windows, which say of which tokens and characters of the whole document they are.
+        """Returns the latents of some windows; their spans are those in the whole document, whose hash they keep.
 
         Args:
             indices: of `windows`, rising.

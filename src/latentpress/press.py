@@ -243,7 +243,7 @@ class Press(FullText):
         """
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         request = self._reader.request(question)
-        check_focus(focus)
+        check_focus(focus, "focus")
         (latents,) = self._open([context])
         latents = self._focused(latents, request, focus)
         return self._reader.answer(self._prompt(latents, request), latents, sampling, stream=stream)
@@ -274,14 +274,14 @@ class Press(FullText):
         check_batch(len(contexts), len(questions), batch_size, "context")
         sampling = Sampling(max_new_tokens=max_new_tokens)
         requests = [self._reader.request(question) for question in questions]
-        check_focus(focus)
+        check_focus(focus, "focus")
         latents = self._open(contexts)
         latents = [self._focused(own, request, focus) for own, request in zip(latents, requests, strict=True)]
         prompts = [self._prompt(own, request) for own, request in zip(latents, requests, strict=True)]
         return self._reader.answer_many(prompts, latents, sampling, batch_size)
 
     def prompt(self, context: Context, question: str) -> Prompt:
-        """The whole prompt that `ask` reads; arguments and errors are those of `ask`.
+        """The whole prompt that `ask` without `focus` reads; arguments and errors are those of `ask`.
 
         Returns:
             Input embeddings `[T, D]`; where latents are cache entries a `MixedPrompt`, with these between the
@@ -291,12 +291,13 @@ class Press(FullText):
         (latents,) = self._open([context])
         return self._reader.embed(self._prompt(latents, request), latents)
 
-    def focus(self, context: Context, question: str, *, windows: int = 1) -> list[Latents]:
+    def focus(self, context: Context, question: str, *, windows: int = 2) -> list[Latents]:
         """Chooses the windows of long documents that a question is about, by the decoder's own attention.
 
         All windows are read with the question, at most eight at a time, and the half at which its last token looks
         least is left out, until no more than asked for are left; so documents may be longer than the decoder has
         positions. Latents are made without the question and serve all questions; what of them is read depends on it.
+        Windows are `Latents.windows`, the parts that have a size of their own.
 
         Args:
             context: as `ask` takes it.
@@ -309,12 +310,13 @@ class Press(FullText):
         Raises:
             InputError: an empty question, no context, or `windows` below 1.
             LatentsError: latents of another press.
-            ContextTooLongError: eight windows and the question exceed the decoder's positions.
+            ContextTooLongError: a window and the question exceed the decoder's positions.
+            BaseModelError: the decoder's layers that tell what a question is about see no more than a sliding window.
         """
         request = self._reader.request(question)
         if windows is None:
             raise InputError("windows=None leaves nothing out; give a whole number of at least 1")
-        check_focus(windows)
+        check_focus(windows, "windows")
         (latents,) = self._open([context])
         return self._focused(latents, request, windows)
 

@@ -219,3 +219,17 @@ def test_files_hold_bfloat16_unless_a_dtype_is_asked_for(
         assert run("compress", document, "-o", file, "--press", press, "--device", "cpu", *options).code == 0
         assert EmbeddingLatents.load(file).vectors.dtype == dtype
         assert run("ask", file, "-q", "Who?", "--press", press, "--device", "cpu", *options).code == 0
+
+
+def test_a_file_that_holds_some_windows_only_is_made_again(run: Run, press: Path, tmp_path: Path) -> None:
+    text = tmp_path / "long.txt"
+    text.write_text(TEXT)
+    out = tmp_path / f"long{LATENTS}"
+    args = ("compress", text, "-o", out, "--press", press, "--ratio", "4")
+    assert run(*args).code == 0
+    whole = latentpress.Latents.load(out)
+    assert len(whole.windows) > 1
+    for part in ([0], [len(whole.windows) - 1]):
+        whole.of_windows(part).save(out)
+        assert run(*args).code == 0
+        assert latentpress.Latents.load(out).windows == whole.windows

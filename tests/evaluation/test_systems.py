@@ -102,6 +102,10 @@ def test_a_press_that_reads_some_windows_answers_as_the_library_does(made: Any, 
         assert whole.text == press.ask(latents, question.question, max_new_tokens=6)
         assert narrow.kept == whole.kept == sum(map(len, latents)), "what is stored, not what is read"
     assert [answer.text for answer in rows[0]] != [answer.text for answer in rows[1]]
+    for question, two in zip(QUESTIONS, rows[2], strict=True):
+        latents = press.compress(question.contexts, ratio=2)
+        assert two.text == press.ask(latents, question.question, focus=2, max_new_tokens=6)
+    assert labels(made("runs/tiny@home:focus1", sizes="4")[0]) == ["tiny-x4-focus1"]
     held = systems[0].hold(QUESTIONS[0])
     _, prompt = systems[0].prompt(held, QUESTIONS[0])
     _, longer = systems[1].prompt(held, QUESTIONS[0])
@@ -342,7 +346,7 @@ def test_families_are_bounds_and_peers_by_their_names() -> None:
         (["semidynamic-smollm2-135m:tuned"], InputError, "read by its own decoder"),
         (["Semidynamic-SmolLM2-135m:tuned"], InputError, "give 'semidynamic-smollm2-135m', or .*:focus2"),
         (["full:focus2"], InputError, "full is read by zero-shot"),
-        (["semidynamic-smollm2-135m:focus0"], InputError, "read by its own decoder"),
+        (["semidynamic-smollm2-135m:focus0@4"], InputError, "give :focus1 or more"),
         (["bm25@4"], InputError, r"'bm25'.*; did you mean bm25-sentences\? `latentpress"),
         (["Semidynamic"], InputError, "did you mean semidynamic-kv-smollm2-135m or semidynamic-smollm2-135m"),
         (["llm"], InputError, "did you mean llmlingua or llmlingua-question"),

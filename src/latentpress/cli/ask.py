@@ -100,13 +100,17 @@ def ask(
         _print_documents(result)
     started = time.perf_counter()
     chosen: list[list[Latents]] = []
+    looking: list[float] = []
     if focus is None:
         sessions = [opened.session(latents)] * len(questions)
     else:
+        sessions = []
         for question in questions:
+            began = time.perf_counter()
             with _named(question):
                 chosen.append(opened.focus(latents, question, windows=focus))
-        sessions = [opened.session(own) for own in chosen]
+                sessions.append(opened.session(chosen[-1]))
+            looking.append(time.perf_counter() - began)
     result["seconds"]["read"] = time.perf_counter() - started
     _check_questions(sessions, questions, max_new_tokens)
     full = _read_full_text(opened, [source for source in sources if isinstance(source, str)]) if compare else None
@@ -118,6 +122,7 @@ def ask(
     for i, (session, question) in enumerate(zip(sessions, questions, strict=True)):
         answer = {"question": question, **_answer(session, question, max_new_tokens)}
         if focus is not None:
+            answer["seconds"] += looking[i]
             answer["read"] = _read_windows(files, latents, chosen[i])
         if full is not None:
             answer["full_text"] = _full_text_answer(full, question, max_new_tokens)
@@ -282,7 +287,11 @@ def _print_answer(answer: dict[str, Any]) -> None:
     out.print(answer["question"], style="bold", soft_wrap=True)
     _print_one("from latents: " if "full_text" in answer else "", answer)
     if "read" in answer:
-        spans = ", ".join(f"{one['start']:,} to {one['start'] + one['tokens']:,}" for one in answer["read"])
+        several = len({one["file"] for one in answer["read"]}) > 1
+        spans = ", ".join(
+            f"{one['file'] + ' ' if several else ''}{one['start']:,} to {one['start'] + one['tokens']:,}"
+            for one in answer["read"]
+        )
         out.print(f"read: tokens {spans}", style="dim", soft_wrap=True)
     full = answer.get("full_text")
     if full is not None and full["error"] is None:

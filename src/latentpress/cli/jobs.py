@@ -37,6 +37,8 @@ class Job:
     """File of its latents."""
     tokens: int = 0
     """Its tokens; 0 if it cannot be read."""
+    characters: int = 0
+    """Characters of its text up to the last that is no white space."""
     text_sha256: str = ""
     """SHA-256 of its text, hexadecimal."""
     status: Status = "waiting"
@@ -96,6 +98,7 @@ class Target:
                 if document.text is None:
                     raise InputError(document.error or f"{document.name}: cannot be read")
                 job.tokens = press.count_tokens(document.text)
+                job.characters = len(document.text.rstrip())
                 job.text_sha256 = hashlib.sha256(document.text.encode()).hexdigest()
             except LatentpressError as error:
                 job.fail(str(error), bad_input=isinstance(error, InputError))
@@ -141,7 +144,14 @@ class Target:
             return None
         found = (made.press_fingerprint, made.text_sha256, made.requested_ratio, made.requested_length, made.scale)
         wanted = (self.press_fingerprint, job.text_sha256, self.ratio, self.length, self.scale)
-        return made if found == wanted else None
+        return made if found == wanted and _is_whole(made, job.characters) else None
+
+
+def _is_whole(latents: "Latents", characters: int) -> bool:
+    """Tells whether no window of a text was left out (`Latents.of_windows`)."""
+    ends = [0, *(window.start + window.tokens for window in latents.windows)]
+    starts = [window.start for window in latents.windows]
+    return starts == ends[:-1] and int(latents.char_spans[-1, 1]) >= characters
 
 
 def check_target(source: Path, out: Path) -> None:

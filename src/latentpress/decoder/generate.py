@@ -112,6 +112,7 @@ def prefill(
     Returns:
         Final state of the last token of each prompt, `[B, D]`; zeros for one without a token.
     """
+    assert watched is None or len(prompts) == 1, "one prompt is watched at a time"
     left: list[list[Tensor | Entries]] = [
         [*prompt.parts] if isinstance(prompt, MixedPrompt) else [prompt] for prompt in prompts
     ]

@@ -69,6 +69,10 @@ class Reader:
         slots = any(isinstance(piece, Slot) for piece in pieces)
         return used + (len(self.backbone.prompt) if slots and self.backbone.prompt is not None else 0)
 
+    def has_room(self, used: int) -> bool:
+        """Whether a prompt of so many positions fits the decoder."""
+        return used <= self._limit
+
     def check_room(self, used: int, new: int, latents: Sequence[Latents]) -> None:
         """Makes sure that a prompt and its answer fit the decoder.
 

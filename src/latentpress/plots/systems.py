@@ -76,6 +76,7 @@ def lines(systems: Mapping[str, Mapping[str, Any]]) -> list[Line]:
     looks = _colours(systems)
     made = []
     for (kind, name, reader, sees, chosen), labels in groups.items():
+        name = _called(name, reader)
         colour, mark = looks[name]
         look = Look(
             colour=colour,
@@ -144,8 +145,8 @@ def keys(drawn: Sequence[Line], systems: Mapping[str, Mapping[str, Any]]) -> lis
 
 def _colours(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
     """Colour and mark by name, given in the order of the systems; they repeat when there are no more."""
-    presses = dict.fromkeys(one["name"] for one in systems.values() if one["kind"] == "press")
-    others = dict.fromkeys(one["name"] for one in systems.values() if one["size"] is not None)
+    presses = dict.fromkeys(_called(one["name"], one["reader"]) for one in systems.values() if one["kind"] == "press")
+    others = dict.fromkeys(_called(one["name"], one["reader"]) for one in systems.values() if one["size"] is not None)
     made = {}
     for names, colours, shapes in (
         ([name for name in others if name not in presses], COLOURS, MARKS),
@@ -154,6 +155,11 @@ def _colours(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, s
         for i, name in enumerate(names):
             made[name] = (colours[i % len(colours)], shapes[i % len(shapes)])
     return made
+
+
+def _called(name: str, reader: str) -> str:
+    """What a line is called: a press that reads some windows only is not the press."""
+    return f"{name}, {reader}" if reader.startswith("focus") else name
 
 
 def _empty(dashes: str) -> dict[str, Any]:

@@ -81,7 +81,8 @@ class System(ABC):
     kind: SystemKind
     """`press`, `bound` or `peer`."""
     reader: str
-    """What reads: `zero-shot`, `tuned`, `prompt-tuned`, or `own` for a press, whose decoder was trained with it."""
+    """What reads: `zero-shot`, `tuned`, `prompt-tuned`, or for a press, whose decoder was trained with it, `own`, and
+    `focus2` where it reads two windows for each question."""
     size: Size | None
     """How much is kept; None where that is no question: the full text, or no context."""
     sees_question: bool

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from latentpress.press import Press
 
 _TRAINED_BY = {"reader": "tuned", "prompt-tuning": "prompt-tuned"}  # readers by the recipes that train them
-_FOCUS = re.compile(r"(.+):focus([1-9]\d{0,5})")
+_FOCUS = re.compile(r"(.+?):focus(\d+)(@[^@]*)?")
 _OF_PRESSES = "only a press has lengths, or a selector that chooses"
 
 
@@ -101,6 +101,11 @@ def press_names(names: Sequence[str]) -> list[str]:
 def _wanted(text: str, table: dict[str, Family]) -> _Wanted:
     """Reads a name."""
     text = text.strip()
+    focus = None
+    if (match := _FOCUS.fullmatch(text)) and match[1].casefold() not in table and not _is_folder(text):
+        text, focus = match[1] + (match[3] or ""), int(match[2])
+        if not focus:
+            raise InputError(f"{match[0]!r} reads no window; give :focus1 or more, or leave it out to read all")
     # The last @, unless it is part of a folder's name.
     at = len(text) if "@" not in text or _is_folder(text) else text.rindex("@")
     name, given = text[:at], text[at + 1 :]
@@ -109,9 +114,6 @@ def _wanted(text: str, table: dict[str, Family]) -> _Wanted:
     if named and not re.fullmatch(r"[\w.+-]+", alias):
         raise InputError(f"{text!r} gives a press a name that files cannot have; use letters, digits, -, _, . and +")
     name = rest if named else name
-    focus = None
-    if (match := _FOCUS.fullmatch(name)) and match[1].casefold() not in table and not _is_folder(name):
-        name, focus = match[1], int(match[2])
     if name.partition(":")[0] not in table and "/" not in name and not _is_folder(name):
         name = _spelt(name, table)
     family, _, reader = name.partition(":")
@@ -227,15 +229,19 @@ def _of_press(
         try:
             made.append(PressSystem(press, size, name=wanted.alias, focus=wanted.focus))
         except RatioError as error:
-            notes.append(f"{press.config.name} at {size}: {error}")
+            notes.append(f"{wanted.alias or press.config.name}{_suffix(wanted)} at {size}: {error}")
     if not made:
         listed = ", ".join(map(str, default)) or "none"
         candidates = "/".join(map(str, press.model.policy.candidates))
         raise RatioError(
             f"press {press.config.name!r} was trained for none of the sizes asked for ({listed}); "
-            f"give them with its name, {wanted.name}@{candidates}"
+            f"give them with its name, {wanted.name}{_suffix(wanted)}@{candidates}"
         )
     return made
+
+
+def _suffix(wanted: _Wanted) -> str:
+    return "" if wanted.focus is None else f":focus{wanted.focus}"
 
 
 def _check_names(systems: Sequence[System]) -> None:

@@ -174,7 +174,8 @@ def _key(contexts: Sequence[Latents], question: str, max_new_tokens: int, focus:
     for latents in contexts:
         hashed.update(f"{tuple(latents.vectors.shape)} {latents.vectors.dtype}".encode())
         hashed.update(latents.vectors.contiguous().view(torch.uint8).numpy().data)
-    hashed.update(f"{max_new_tokens} {focus} {question}".encode())
+    windows = None if focus is None else [[window.latents for window in latents.windows] for latents in contexts]
+    hashed.update(f"{max_new_tokens} {focus} {windows} {question}".encode())
     return hashed.hexdigest()
 
 
