@@ -197,6 +197,9 @@ def test_windows_that_a_question_is_about_are_read_and_named(run: Run, press: Pa
         assert row["read"] == windows
         assert row["answer"] == library.ask(made, row["question"], focus=2, max_new_tokens=3).strip()
     shown = run(*args).out
+    assert "--focus 2" not in shown
+    whole = run("ask", long, "-q", "Who?", "--press", press, "--ratio", "8", *SHORT)
+    assert (whole.code, "a long document: --focus 2" in whole.out) == (0, True)
     first, second = done.json["answers"][0]["read"]
     ends = [f"{one['start']:,} to {one['start'] + one['tokens']:,}" for one in (first, second)]
     assert f"read: tokens {ends[0]}, {ends[1]}\n" in shown

@@ -149,3 +149,23 @@ def test_many_sets_and_none_answered_can_be_drawn(tmp_path: Path) -> None:
     assert len(figure.axes) == 13
     width, height = figure.get_size_inches() * 110
     assert (width, height) <= (1980, 1080)
+
+
+def test_a_press_that_reads_some_windows_is_told_from_the_press(tmp_path: Path) -> None:
+    made = Results(tmp_path)
+    made.ask("east", yes_questions(8))
+    for reader, right in (("own", "yy......"), ("focus2", "yyyyyy..")):
+        for size, kept in (("x4", 10), ("x8", 5)):
+            made.answer("east", system("press", size, reader=reader), replies(right, kept=kept))
+    content = write_metrics(made.out)
+    looks = {line.name: line.look for line in lines(content["systems"])}
+    whole, some = looks["press"], looks["press, focus2"]
+    assert (whole.colour, whole.width) == (some.colour, some.width)
+    assert whole.mark != some.mark
+    assert (whole.dashes, some.dashes) == ("-", "-.")
+    (legend,) = pareto.figure_of(content).legends
+    handles = zip(legend.get_texts(), legend.get_lines(), strict=True)
+    assert {text.get_text(): handle.get_linestyle() for text, handle in handles} == {
+        "press": "-",
+        "press, focus2": "-.",
+    }

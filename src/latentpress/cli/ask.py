@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from latentpress.latents import Latents
     from latentpress.press import Press, Session
 
+# From more windows than this a small decoder answers badly (docs/experiments.md).
+_MANY_WINDOWS = 4
+_HINT = "a long document: --focus 2 reads the two windows that a question is about, which is better for single facts"
 _SHOWN = 60  # characters of a question in a message
 
 Files = Annotated[
@@ -97,7 +100,7 @@ def ask(
         "seconds": {"compress": seconds},
     }
     if not as_json:
-        _print_documents(result)
+        _print_documents(result, hint=focus is None)
     started = time.perf_counter()
     chosen: list[list[Latents]] = []
     looking: list[float] = []
@@ -256,7 +259,7 @@ def _full_text_answer(full: _FullText, question: str, max_new_tokens: int) -> di
     return {"answer": None, "seconds": None, "error": error}
 
 
-def _print_documents(result: dict[str, Any]) -> None:
+def _print_documents(result: dict[str, Any], *, hint: bool) -> None:
     out = console()
     if len(result["documents"]) > 1:
         for row in result["documents"]:
@@ -270,6 +273,8 @@ def _print_documents(result: dict[str, Any]) -> None:
         style="dim",
         soft_wrap=True,
     )
+    if hint and sum(row["windows"] for row in result["documents"]) > _MANY_WINDOWS:
+        out.print(_HINT, style="dim", soft_wrap=True)
 
 
 def _print_reading(result: dict[str, Any]) -> None:

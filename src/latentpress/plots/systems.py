@@ -29,6 +29,8 @@ COLOURS = (
 PRESS_MARKS = "os^D"
 MARKS = "vPX<>hp*dH"
 _FAINT = 0.4
+_READS_SOME = "focus"  # readers of presses that read some windows only
+_SOME, _MARK_OF_SOME = "-.", "*"
 _CALLED = {"full": "full text", "none": "no context"}
 
 
@@ -45,7 +47,8 @@ class Look:
     alpha: float
     """Zero-shot readers are faint."""
     dashes: str
-    """Solid, dashed where it sees the question, dotted where a selector chose the ratios."""
+    """Solid, dashed where it sees the question, dotted where a selector chose the ratios, dots and dashes where a press
+    reads some windows only."""
     hollow: bool
     """Marks are empty where it sees the question."""
 
@@ -76,14 +79,15 @@ def lines(systems: Mapping[str, Mapping[str, Any]]) -> list[Line]:
     looks = _colours(systems)
     made = []
     for (kind, name, reader, sees, chosen), labels in groups.items():
-        name = _called(name, reader)
         colour, mark = looks[name]
+        if reader.startswith(_READS_SOME):
+            name, mark = f"{name}, {reader}", _MARK_OF_SOME
         look = Look(
             colour=colour,
             mark=mark,
             width=2.4 if kind == "press" else 1.2,
             alpha=_FAINT if reader == "zero-shot" else 1.0,
-            dashes="--" if sees else ":" if chosen else "-",
+            dashes="--" if sees else ":" if chosen else _SOME if reader.startswith(_READS_SOME) else "-",
             hollow=sees or chosen,
         )
         made.append((kind == "press", Line(name=name, look=look, labels=tuple(labels))))
@@ -119,7 +123,9 @@ def legend(figure: Figure, drawn: Sequence[Line], more: Sequence[Line2D]) -> Non
     entries: dict[str, Line2D] = {}
     for line in sorted(drawn, key=lambda line: (-line.look.width, line.name)):
         style: dict[str, Any] = marks(line.look, hollow=False) | {"alpha": 1.0}
-        entries.setdefault(line.name, Line2D([], [], label=line.name, linewidth=line.look.width, **style))
+        dashes = _SOME if line.look.dashes == _SOME else "-"
+        style |= {"linewidth": line.look.width, "linestyle": dashes}
+        entries.setdefault(line.name, Line2D([], [], label=line.name, **style))
     handles = [*entries.values(), *more]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, handlelength=2.6)
 
@@ -145,8 +151,8 @@ def keys(drawn: Sequence[Line], systems: Mapping[str, Mapping[str, Any]]) -> lis
 
 def _colours(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
     """Colour and mark by name, given in the order of the systems; they repeat when there are no more."""
-    presses = dict.fromkeys(_called(one["name"], one["reader"]) for one in systems.values() if one["kind"] == "press")
-    others = dict.fromkeys(_called(one["name"], one["reader"]) for one in systems.values() if one["size"] is not None)
+    presses = dict.fromkeys(one["name"] for one in systems.values() if one["kind"] == "press")
+    others = dict.fromkeys(one["name"] for one in systems.values() if one["size"] is not None)
     made = {}
     for names, colours, shapes in (
         ([name for name in others if name not in presses], COLOURS, MARKS),
@@ -155,11 +161,6 @@ def _colours(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, s
         for i, name in enumerate(names):
             made[name] = (colours[i % len(colours)], shapes[i % len(shapes)])
     return made
-
-
-def _called(name: str, reader: str) -> str:
-    """What a line is called: a press that reads some windows only is not the press."""
-    return f"{name}, {reader}" if reader.startswith("focus") else name
 
 
 def _empty(dashes: str) -> dict[str, Any]:
