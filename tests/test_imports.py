@@ -21,7 +21,7 @@ LAYERS = (
     ("backbone",),
     ("windows", "ratios", "compressors", "arguments", "decoder", "residual"),
     ("checkpoints",),
-    ("model", "contexts", "session", "sizes", "full_text"),
+    ("model", "contexts", "session", "sizes", "full_text", "focus"),
     ("press",),
     ("data", "evaluation", "inspection"),
     ("training", "serving"),
