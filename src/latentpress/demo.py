@@ -140,7 +140,7 @@ def answer_from_latents(
 ) -> Side:
     """Asks every question of the latents, which are read once, or of the windows that each question is about."""
 
-    def read() -> "Ask":
+    def read() -> Ask:
         if focus is None:
             return partial(press.session(latents).ask, max_new_tokens=_MAX_NEW_TOKENS)
         return lambda question: press.session(press.focus(latents, question, windows=focus)).ask(
@@ -171,7 +171,7 @@ def answer_from_text(press: "Press", sample: Sample) -> Side:
 
 
 def _ask_all(
-    read: Callable[[], "Ask"], sample: Sample, *, name: str, tokens: int, ratio: float, compress_seconds: float
+    read: Callable[[], Ask], sample: Sample, *, name: str, tokens: int, ratio: float, compress_seconds: float
 ) -> Side:
     from latentpress.evaluation.metrics import f1
 
@@ -230,16 +230,15 @@ def _demo(
     if not as_json:
         _print_answers(out, sample, pressed, full)
     policy = opened.model.policy
-    fixed, focused = [], []
+    ratios = [ratio for ratio in _FIXED_RATIOS if policy.word() == "ratio" and policy.allows(ratio)]
     with progress_console().status("the same at fixed ratios, and from the windows that a question is about"):
-        if len(made[0].windows) > _FOCUS:
-            focused.append(answer_from_latents(opened, sample, *made, name="latents, chosen ratio", focus=_FOCUS))
-        for ratio in _FIXED_RATIOS:
-            if policy.word() == "ratio" and policy.allows(ratio):
-                made, name = compressed(opened, sample, ratio), f"latents, ratio {ratio}"
-                fixed.append(answer_from_latents(opened, sample, *made, name=name))
-                if len(made[0].windows) > _FOCUS:
-                    focused.append(answer_from_latents(opened, sample, *made, name=name, focus=_FOCUS))
+        made_at = {f"latents, ratio {ratio}": compressed(opened, sample, ratio) for ratio in ratios}
+        fixed = [answer_from_latents(opened, sample, *one, name=name) for name, one in made_at.items()]
+        focused = [
+            answer_from_latents(opened, sample, *one, name=name, focus=_FOCUS)
+            for name, one in {pressed.name: made, **made_at}.items()
+            if len(one[0].windows) > _FOCUS
+        ]
     if as_json:
         print_json(_report(opened, sample, pressed, full, fixed, focused))
     else:

@@ -12,17 +12,18 @@ et al. 2024, arXiv 2404.15574). No head is chosen here: the mean of all heads of
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
 from latentpress.attention import KeyValueCache, LastTokenAttention
 from latentpress.decoder.generate import prefill
-from latentpress.decoder.prompt import Piece, Slot
+from latentpress.decoder.prompt import Slot
 from latentpress.decoder.reader import Reader
 from latentpress.errors import BaseModelError, InputError
 from latentpress.latents import Latents
+from latentpress.tokens import equal_windows
 
 # Windows that are read together at most: a decoder that is lost among many does not see either which one is meant.
 _TOGETHER = 8
@@ -75,35 +76,13 @@ def focused(reader: Reader, documents: Sequence[Latents], request: list[int], wi
     """
     left = [_Unit(i, j) for i, one in enumerate(documents) for j in range(len(one.windows))]
     while len(left) > windows:
-        groups = (part for group in _groups(left) for part in _fitting(reader, documents, group, request))
-        looked = list(itertools.chain(*(_looked_at(reader, documents, group, request) for group in groups)))
+        looked: list[float] = []
+        for start, end in equal_windows(len(left), _TOGETHER):
+            looked += _looked_at(reader, documents, left[start:end], request)
         kept = max(windows, -(-len(left) // 2))
         best = sorted(range(len(left)), key=lambda i: (-looked[i], i))[:kept]
         left = [left[i] for i in sorted(best)]
     return _of(documents, left)
-
-
-def _groups(units: Sequence[_Unit]) -> list[Sequence[_Unit]]:
-    """Fewest runs of at most `_TOGETHER` neighbours, equal within one."""
-    count = -(-len(units) // _TOGETHER)
-    bounds = [i * len(units) // count for i in range(count + 1)]
-    return [units[start:end] for start, end in itertools.pairwise(bounds)]
-
-
-def _fitting(
-    reader: Reader, documents: Sequence[Latents], units: Sequence[_Unit], request: list[int]
-) -> Iterator[Sequence[_Unit]]:
-    """A run of windows, in halves as long as the decoder has not the positions for it."""
-    latents = _of(documents, units)
-    if len(units) == 1 or reader.has_room(reader.positions(_prompt(reader, latents, request), latents)):
-        yield units
-        return
-    for half in (units[: len(units) // 2], units[len(units) // 2 :]):
-        yield from _fitting(reader, documents, half, request)
-
-
-def _prompt(reader: Reader, latents: Sequence[Latents], request: list[int]) -> list[Piece]:
-    return [*reader.opening(len(latents)), request]
 
 
 def _of(documents: Sequence[Latents], units: Sequence[_Unit]) -> list[Latents]:
@@ -113,10 +92,18 @@ def _of(documents: Sequence[Latents], units: Sequence[_Unit]) -> list[Latents]:
 
 
 def _looked_at(reader: Reader, documents: Sequence[Latents], units: Sequence[_Unit], request: list[int]) -> list[float]:
-    """How much the last token of a question looks at each of some windows, as a multiple of their mean."""
+    """How much the last token of a question looks at each of some windows, as a multiple of their mean.
+
+    Where the decoder has not the positions for all of them, those of each half are read apart.
+    """
     latents = _of(documents, units)
-    prompt = _prompt(reader, latents, request)
-    reader.check_room(reader.positions(prompt, latents), 0, latents)
+    prompt = reader.prompt(latents, request)
+    used, half = reader.positions(prompt, latents), len(units) // 2
+    if half and not reader.has_room(used):
+        return [
+            share for part in (units[:half], units[half:]) for share in _looked_at(reader, documents, part, request)
+        ]
+    reader.check_room(used, 0, latents)
     # Key of the first latent of each document; a slot's end is where the prompt up to it ends.
     ends = [reader.positions(prompt[: i + 1], latents) for i, piece in enumerate(prompt) if isinstance(piece, Slot)]
     starts = [end - len(one) for end, one in zip(ends, latents, strict=True)]

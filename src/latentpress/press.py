@@ -22,7 +22,7 @@ from latentpress.compressors import Length, Ratio, Size
 from latentpress.contexts import Context, check_made_by, open_contexts
 from latentpress.decoder.chat import Message, chat_rows
 from latentpress.decoder.generate import Prompt, Sampling
-from latentpress.decoder.prompt import Piece, render
+from latentpress.decoder.prompt import render
 from latentpress.decoder.reader import Reader
 from latentpress.errors import InputError
 from latentpress.focus import check_focus, focused
@@ -246,7 +246,7 @@ class Press(FullText):
         check_focus(focus, "focus")
         (latents,) = self._open([context])
         latents = self._focused(latents, request, focus)
-        return self._reader.answer(self._prompt(latents, request), latents, sampling, stream=stream)
+        return self._reader.answer(self._reader.prompt(latents, request), latents, sampling, stream=stream)
 
     def ask_many(
         self,
@@ -277,7 +277,7 @@ class Press(FullText):
         check_focus(focus, "focus")
         latents = self._open(contexts)
         latents = [self._focused(own, request, focus) for own, request in zip(latents, requests, strict=True)]
-        prompts = [self._prompt(own, request) for own, request in zip(latents, requests, strict=True)]
+        prompts = [self._reader.prompt(own, request) for own, request in zip(latents, requests, strict=True)]
         return self._reader.answer_many(prompts, latents, sampling, batch_size)
 
     def prompt(self, context: Context, question: str) -> Prompt:
@@ -289,7 +289,7 @@ class Press(FullText):
         """
         request = self._reader.request(question)
         (latents,) = self._open([context])
-        return self._reader.embed(self._prompt(latents, request), latents)
+        return self._reader.embed(self._reader.prompt(latents, request), latents)
 
     def focus(self, context: Context, question: str, *, windows: int = 2) -> list[Latents]:
         """Chooses the windows of long documents that a question is about, by the decoder's own attention.
@@ -382,9 +382,6 @@ class Press(FullText):
         for one in latents:
             self._check(one)
         return self._reader.answer(render(self._reader.tokenizer, rows), latents, sampling, stream=stream)
-
-    def _prompt(self, latents: Sequence[Latents], request: list[int]) -> list[Piece]:
-        return [*self._reader.opening(len(latents)), request]
 
     def _focused(self, latents: list[Latents], request: list[int], windows: int | None) -> list[Latents]:
         return latents if windows is None else focused(self._reader, latents, request, windows)

@@ -65,6 +65,18 @@ class _FullText:
     """Why it was not read."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Reading:
+    """Latents that were read for a question."""
+
+    session: "Session"
+    """What answers from them."""
+    seconds: float = 0.0
+    """Time that this question alone took before: to look for its windows, and to read them."""
+    windows: list[dict[str, Any]] | None = None
+    """File and tokens of every window read; None if all were, once for all questions."""
+
+
 def ask(
     files: Files,
     questions: Questions,
@@ -86,10 +98,8 @@ def ask(
     for each question, and the windows that it is about are read.
     """
     check_size(ratio, length, scale)
-    if focus is not None and focus < 1:
-        raise InputError(f"--focus {focus} must be at least 1, a number of windows; leave it out to read all")
     sized = ratio is not None or length is not None or scale != 0
-    _check(files, questions, sized=sized, max_new_tokens=max_new_tokens, compare=compare)
+    _check(files, questions, sized=sized, focus=focus, max_new_tokens=max_new_tokens, compare=compare)
     sources = [_read(name) for name in files]  # before the press is loaded: mistakes show at once
     opened = open_press(press, base=base, device=device, dtype=dtype)
     latents, seconds = _compress(opened, sources, ratio=ratio, length=length, scale=scale)
@@ -102,31 +112,20 @@ def ask(
     if not as_json:
         _print_documents(result, hint=focus is None)
     started = time.perf_counter()
-    chosen: list[list[Latents]] = []
-    looking: list[float] = []
-    if focus is None:
-        sessions = [opened.session(latents)] * len(questions)
-    else:
-        sessions = []
-        for question in questions:
-            began = time.perf_counter()
-            with _named(question):
-                chosen.append(opened.focus(latents, question, windows=focus))
-                sessions.append(opened.session(chosen[-1]))
-            looking.append(time.perf_counter() - began)
+    readings = _read_latents(opened, files, latents, questions, focus)
     result["seconds"]["read"] = time.perf_counter() - started
-    _check_questions(sessions, questions, max_new_tokens)
+    _check_questions(readings, questions, max_new_tokens)
     full = _read_full_text(opened, [source for source in sources if isinstance(source, str)]) if compare else None
     if full is not None:
         result["full_text"] = {"tokens": full.tokens, "seconds": {"read": full.seconds}}
         if not as_json:
             _print_reading(result)
     result["answers"] = []
-    for i, (session, question) in enumerate(zip(sessions, questions, strict=True)):
-        answer = {"question": question, **_answer(session, question, max_new_tokens)}
-        if focus is not None:
-            answer["seconds"] += looking[i]
-            answer["read"] = _read_windows(files, latents, chosen[i])
+    for reading, question in zip(readings, questions, strict=True):
+        answer = {"question": question, **_answer(reading.session, question, max_new_tokens)}
+        if reading.windows is not None:
+            answer["seconds"] += reading.seconds
+            answer["read"] = reading.windows
         if full is not None:
             answer["full_text"] = _full_text_answer(full, question, max_new_tokens)
         result["answers"].append(answer)
@@ -136,7 +135,11 @@ def ask(
         print_json(result)
 
 
-def _check(files: list[str], questions: list[str], *, sized: bool, max_new_tokens: int, compare: bool) -> None:
+def _check(
+    files: list[str], questions: list[str], *, sized: bool, focus: int | None, max_new_tokens: int, compare: bool
+) -> None:
+    if focus is not None and focus < 1:
+        raise InputError(f"--focus {focus} must be at least 1, a number of windows; leave it out to read all")
     if max_new_tokens < 1:
         raise InputError(f"--max-new-tokens {max_new_tokens} must be at least 1")
     if not all(question.strip() for question in questions):
@@ -213,12 +216,33 @@ def _read_windows(
     ]
 
 
-def _check_questions(sessions: Sequence["Session"], questions: Sequence[str], max_new_tokens: int) -> None:
+def _read_latents(
+    press: "Press",
+    files: Sequence[str],
+    latents: Sequence["Latents"],
+    questions: Sequence[str],
+    focus: int | None,
+) -> list[_Reading]:
+    """Reads the documents once for all questions, or for each the windows that it is about."""
+    if focus is None:
+        return [_Reading(session=press.session(latents))] * len(questions)
+    readings = []
+    for question in questions:
+        started = time.perf_counter()
+        with _named(question):
+            chosen = press.focus(latents, question, windows=focus)
+            session = press.session(chosen)
+        seconds = time.perf_counter() - started
+        readings.append(_Reading(session=session, seconds=seconds, windows=_read_windows(files, latents, chosen)))
+    return readings
+
+
+def _check_questions(readings: Sequence[_Reading], questions: Sequence[str], max_new_tokens: int) -> None:
     """Makes sure that every question fits before the first is answered: none may cost the answers before it."""
-    for session, question in zip(sessions, questions, strict=True):
+    for reading, question in zip(readings, questions, strict=True):
         with _named(question):
             # Refuses at once what does not fit, and answers only when what it returns is iterated.
-            session.ask(question, max_new_tokens=max_new_tokens, stream=True)
+            reading.session.ask(question, max_new_tokens=max_new_tokens, stream=True)
 
 
 @contextmanager

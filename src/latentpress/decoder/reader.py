@@ -59,6 +59,10 @@ class Reader:
         request = self._prompt.question.replace("{question}", question)
         return split_at_last_slot(render(self.tokenizer, ask_messages(self._prompt, 1, request)))[1]
 
+    def prompt(self, latents: Sequence[Latents], request: list[int]) -> list[Piece]:
+        """The whole prompt of a question (see `request`) about documents."""
+        return [*self.opening(len(latents)), request]
+
     def embed(self, pieces: Sequence[Piece], latents: Sequence[Latents]) -> Prompt:
         """A prompt as the decoder reads it: input embeddings, with cache entries among them if latents are such."""
         return prompt_of(self.backbone, pieces, [one.vectors for one in latents])
@@ -84,7 +88,7 @@ class Reader:
         Raises:
             ContextTooLongError: naming the candidate that keeps most of those at which it would fit.
         """
-        if used + new <= self._limit:
+        if self.has_room(used + new):
             return
         beside = used - sum(len(one) for one in latents) + new
         fitting = [size for size in self._policy.ordered() if beside + self._latents_at(size, latents) <= self._limit]

@@ -80,14 +80,15 @@ def lines(systems: Mapping[str, Mapping[str, Any]]) -> list[Line]:
     made = []
     for (kind, name, reader, sees, chosen), labels in groups.items():
         colour, mark = looks[name]
-        if reader.startswith(_READS_SOME):
+        some = reader.startswith(_READS_SOME)
+        if some:
             name, mark = f"{name}, {reader}", _MARK_OF_SOME
         look = Look(
             colour=colour,
             mark=mark,
             width=2.4 if kind == "press" else 1.2,
             alpha=_FAINT if reader == "zero-shot" else 1.0,
-            dashes="--" if sees else ":" if chosen else _SOME if reader.startswith(_READS_SOME) else "-",
+            dashes="--" if sees else ":" if chosen else _SOME if some else "-",
             hollow=sees or chosen,
         )
         made.append((kind == "press", Line(name=name, look=look, labels=tuple(labels))))
