@@ -83,7 +83,7 @@ def normalised_latents() -> Iterator[None]:
 
     def latents(self: PressModel, encoded: Encoded, sizes: Size | Sequence[Size]) -> Extracted:
         made = plain(self, encoded, sizes)
-        norm = self.decoder.model.get_input_embeddings().weight.float().norm(dim=-1).mean()
+        norm = self.decoder.body.get_input_embeddings().weight.detach().float().norm(dim=-1).mean()
         vectors = made.vectors.float()
         vectors = vectors * (norm / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-6))
         return dataclasses.replace(made, vectors=vectors.to(made.vectors.dtype))
