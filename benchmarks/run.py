@@ -154,24 +154,15 @@ def _note(started: float, line: str) -> None:
 
 
 def _machine(machine: Machine, threads: int) -> dict[str, Any]:
+    from latentpress.evaluation.origin import processor
+
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "system": platform.platform(),
         "threads": threads,
         "operations": machine.operations,
         "bandwidth": machine.bandwidth,
     }
-
-
-def _processor() -> str:
-    """Its name, and what it has for bfloat16."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    fields = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
-    has = [flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in fields.get("flags", "").split()]
-    return " ".join([fields.get("model name", platform.machine()), *(f"({flag})" for flag in has[:1])])
 
 
 def _versions() -> dict[str, str]:

@@ -30,6 +30,27 @@ def test_rows_are_read_again_with_the_digest_of_their_things(tmp_path: Path) -> 
     assert [row["value"] for row in opened(path, "a", "b", "c").rows][-1] == 3
 
 
+def test_when_a_file_was_begun_is_written_down_and_not_compared(tmp_path: Path) -> None:
+    def begun(day: str) -> ResumableLines:
+        return ResumableLines(path, MADE_BY, ["a", "b"], key="digest", wording=WORDING, begun={"date": day})
+
+    path = tmp_path / "rows.jsonl"
+    begun("2026-01-01").add([{"value": 1}])
+    begun("2026-02-02").add([{"value": 2}])
+    assert json.loads(path.read_text().splitlines()[0]) == {
+        "by": "a press",
+        "ratios": [2, 4],
+        "begun": {"date": "2026-01-01"},
+    }
+    assert [row["value"] for row in opened(path, "a", "b").rows] == [1, 2]
+    with pytest.raises(InputError, match=r"made otherwise \(by 'a press', now 'another'\)"):
+        opened(path, "a", "b", by="another")
+    whole = path.read_bytes().partition(b"\n")[0]
+    path.write_bytes(whole[:-5])  # killed while the first line was written
+    begun("2026-03-03").add([{"value": 1}])
+    assert "2026-03-03" in path.read_text()
+
+
 def test_half_a_line_at_the_end_is_dropped_and_made_again(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     opened(path, "a", "b").add([{"value": 1}, {"value": 2}])

@@ -173,6 +173,7 @@ def evaluate(
     prompt = rules.reader_prompt(press.config.prompt, {question.kind for one in sets for question in one.questions})
     setup = make_setup(press, load, prompt, seed, readers, peer_python or [])
     made = systems_of(names, setup, sizes, load)
+    from latentpress.evaluation.origin import origin
     from latentpress.evaluation.runner import Comparison
 
     comparison = Comparison(
@@ -198,6 +199,7 @@ def evaluate(
         },
         peer_limit=peer_limit,
         cut_limit=cut_limit,
+        begun=origin(setup.press.model.decoder.device),
     )
     try:
         outcome = answer(comparison, close=not speed)

@@ -19,6 +19,8 @@ from latentpress.files import naming, replacing
 
 Row = dict[str, Any]
 """One JSON object."""
+BEGUN = "begun"
+"""Of the first line: when and where the file was begun."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,16 +46,24 @@ class ResumableLines:
         digests: of everything that there shall be a row of, in order.
         key: name under which a row carries the digest of its thing.
         wording: for messages.
+        begun: when and where the file was begun: written into its first line, and never compared.
 
     Raises:
         InputError: the file holds other rows, or none that can be read.
     """
 
     def __init__(
-        self, path: Path, made_by: Mapping[str, Any], digests: Sequence[str], *, key: str, wording: Wording
+        self,
+        path: Path,
+        made_by: Mapping[str, Any],
+        digests: Sequence[str],
+        *,
+        key: str,
+        wording: Wording,
+        begun: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = path
-        self._digests, self._key, self._wording = digests, key, wording
+        self._digests, self._key, self._wording, self._begun = digests, key, wording, begun
         self.further = 0  # rows in the file of things beyond the given ones
         self.rows: list[Row] = self._read(json.loads(json.dumps(made_by)))
 
@@ -74,14 +84,15 @@ class ResumableLines:
         content = self.path.read_bytes() if self.path.exists() else b""
         whole, _, cut = content.rpartition(b"\n")
         if not whole:
-            if not json_line(made_by).encode().startswith(cut):
+            known = json_line(made_by).encode()[:-2]  # what follows may say when the file was begun
+            if not known.startswith(cut[: len(known)]):
                 raise InputError(
                     f"{self.path} holds something else than {self._wording.kind}, which would be lost; "
                     f"{self._wording.remedy}"
                 )
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_bytes(b"")
-            self._append([made_by])
+            self._append([made_by if self._begun is None else {**made_by, BEGUN: dict(self._begun)}])
             return []
         header, rows = parse_lines(self.path, whole, self._wording.remedy)
         self._check(header, made_by, rows)
@@ -109,7 +120,7 @@ class ResumableLines:
         return rows[: len(self._digests)]
 
     def _check(self, header: Row, made_by: Row, rows: Sequence[Row]) -> None:
-        if differing := differences(header, made_by):
+        if differing := differences({key: value for key, value in header.items() if key != BEGUN}, made_by):
             raise InputError(
                 f"{self.path} holds {self._wording.kind} made otherwise ({differing}); {self._wording.remedy}"
             )

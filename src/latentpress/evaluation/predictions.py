@@ -27,15 +27,23 @@ class Predictions:
         path: the file, begun if it does not exist.
         made_by: whatever predictions depend on beside their questions; plain data.
         questions: what is to be answered, in order.
+        begun: when and where, for the first line of a new file.
 
     Raises:
         InputError: the file holds other predictions, or none that can be read.
     """
 
-    def __init__(self, path: Path, made_by: Mapping[str, Any], questions: Sequence[Question]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        made_by: Mapping[str, Any],
+        questions: Sequence[Question],
+        *,
+        begun: Mapping[str, Any] | None = None,
+    ) -> None:
         self._questions = questions
         digests = [question.digest for question in questions]
-        self._lines = ResumableLines(path, made_by, digests, key="question", wording=_WORDING)
+        self._lines = ResumableLines(path, made_by, digests, key="question", wording=_WORDING, begun=begun)
 
     @property
     def rows(self) -> Sequence[Row]:

@@ -50,6 +50,8 @@ class Comparison:
     """Questions of each set that peers are asked, the first of the draw; None for all."""
     cut_limit: int | None = None
     """The same for bounds that read part of a text."""
+    begun: Mapping[str, Any] | None = None
+    """When and where: written into new files of predictions, see `latentpress.evaluation.origin`."""
 
 
 @dataclass(slots=True)
@@ -258,7 +260,7 @@ def _predictions(comparison: Comparison, system: System, one: Dataset, asked: Se
     }
     path = comparison.out / "predictions" / one.name / f"{system.label.replace('/', '_')}.jsonl"
     made_by = {"system": about, "asked": len(asked), "max_new_tokens": comparison.answer_tokens}
-    return Predictions(path, made_by, asked)
+    return Predictions(path, made_by, asked, begun=comparison.begun)
 
 
 def _row(answer: Answer) -> dict[str, Any]:
