@@ -282,7 +282,7 @@ def collect(out: Path, setup: str, seeds: Sequence[int], steps: int) -> list[dic
             row[what] = mean(losses)
             if usual and name != USUAL:
                 row[f"{what} minus usual"] = difference(losses, usual["losses"][what])
-        rates = [line["tokens/s"] for line in one["log"] if line.get("tokens/s")]
+        rates = [line["context_tokens_per_second"] for line in one["log"] if "context_tokens_per_second" in line]
         row["tokens/s"] = float(np.median(rates)) if rates else None
         row["questions"] = max((line.get("questions_seen", 0) for line in one["log"]), default=0)
         rows.append(row)

@@ -99,7 +99,9 @@ def finished(out: Path, name: str, seed: int, losses: list[list[float]], steps: 
     parts = phases(SETUPS["cache"], name, seed, steps)
     folder = folders(out, "cache", name, seed, len(parts))[-1]
     folder.mkdir(parents=True)
-    lines = [{"step": step, "loss": 2.0, "answer": 2.0, "tokens/s": 50.0} for step in range(1, steps + 1)]
+    lines = [
+        {"step": step, "loss": 2.0, "answer": 2.0, "context_tokens_per_second": 50.0} for step in range(1, steps + 1)
+    ]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     kinds = ("x4 answer", "x16 answer", "x4 quote", "x16 quote")
     (folder / "judged.json").write_text(json.dumps({"rows": len(losses), "losses": dict.fromkeys(kinds, losses)}))
