@@ -253,8 +253,8 @@ def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
 def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: Iterator[Any], calls: list[Any]) -> None:
     module = ModuleType("datasets")
 
-    def load_dataset(name: str, *, split: str, streaming: bool) -> Iterator[Any]:
-        calls.append((name, split, streaming))
+    def load_dataset(name: str, config: str | None, *, split: str, streaming: bool) -> Iterator[Any]:
+        calls.append((name, config, split, streaming))
         return rows
 
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
@@ -268,7 +268,13 @@ def test_a_hub_id_is_streamed_and_its_split_chosen(monkeypatch: pytest.MonkeyPat
     assert [record.id for record in records] == ["some-set-1", "some-set-2"]
     fake_hub(monkeypatch, iter([{"context": "A"}]), calls)
     assert read_records("org/some-set", limit=1)[0].source == "some-set"
-    assert calls == [("org/some-set", "validation", True), ("org/some-set", "train", True)]
+    fake_hub(monkeypatch, iter([{"context": "A"}]), calls)
+    assert read_records("org/some-set@one.part:test")[0].id == "some-set-1"
+    assert calls == [
+        ("org/some-set", None, "validation", True),
+        ("org/some-set", None, "train", True),
+        ("org/some-set", "one.part", "test", True),
+    ]
 
 
 def test_a_file_on_disk_comes_before_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -218,12 +218,32 @@ def test_files_that_are_no_json_missing_or_cut_are_refused(tmp_path: Path) -> No
 def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: list[Any], calls: list[Any]) -> None:
     module = ModuleType("datasets")
 
-    def load_dataset(name: str, *, split: str, streaming: bool) -> Iterator[Any]:
-        calls.append((name, split, streaming))
+    def load_dataset(name: str, config: str | None, *, split: str, streaming: bool) -> Iterator[Any]:
+        calls.append((name, config, split, streaming))
         return iter(rows)
 
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
+
+
+def test_rows_of_the_hub_as_adversarialqa_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    rows = [
+        {
+            "id": f"q{i}",
+            "title": "Tower",
+            "context": "Anna keeps the tower.",
+            "question": "Who?",
+            "answers": {"text": ["Anna"], "answer_start": [0]},
+            "metadata": {"split": "validation", "model_in_the_loop": "Combined"},
+        }
+        for i in range(2)
+    ]
+    fake_hub(monkeypatch, rows, calls)
+    (record,) = read_content("UCLNLP/adversarial_qa@adversarialQA:validation", hub=True).records
+    assert [(qa.id, qa.answers) for qa in record.qas] == [("q0", ("Anna",)), ("q1", ("Anna",))]
+    assert record.source == "adversarial_qa"
+    assert calls == [("UCLNLP/adversarial_qa", "adversarialQA", "validation", True)]
 
 
 def test_rows_of_the_hub_are_filtered_by_their_subset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +257,7 @@ def test_rows_of_the_hub_are_filtered_by_their_subset(monkeypatch: pytest.Monkey
     content = read_content("org/mrqa:validation", hub=True, subset="newsqa")
     assert [qa.id for record in content.records for qa in record.qas] == ["NewsQA-0", "NewsQA-1"]
     assert len(read_content("org/mrqa:validation", hub=True).records[0].qas) == 2
-    assert calls[0] == ("org/mrqa", "validation", True)
+    assert calls[0] == ("org/mrqa", None, "validation", True)
     assert message("org/mrqa:validation", hub=True, subset="RACE").startswith(
         "org/mrqa:validation: holds no rows of subset 'RACE'"
     )

@@ -71,25 +71,29 @@ def test_sets_of_a_protocol_that_are_nowhere_are_refused_in_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol = PROTOCOLS["semidynamic"]
-    monkeypatch.setattr("latentpress.evaluation.sources._reads_hub", lambda: True)
+    monkeypatch.setattr("latentpress.evaluation.sources._reads_hub", lambda: False)
     with pytest.raises(InputError) as caught:
         protocol.find_sets()
     message = str(caught.value)
     assert message.startswith("protocol 'semidynamic' asks for the data sets HotpotQA, SQuAD, NQ, AdversarialQA, and")
-    assert "without --data-dir there is no AdversarialQA; give --data-dir FOLDER" in message
-    assert "AdversarialQA.jsonl.gz" in message
-    assert "pip" not in message
+    assert "without --data-dir there is no HotpotQA, SQuAD, NQ, AdversarialQA; give --data-dir FOLDER" in message
+    assert "HotpotQA.jsonl.gz" in message
     (tmp_path / "nq.jsonl").touch()
-    monkeypatch.setattr("latentpress.evaluation.sources._reads_hub", lambda: False)
     with pytest.raises(InputError) as caught:
         protocol.find_sets(tmp_path)
     message = str(caught.value)
     assert f"the folder {tmp_path} has no HotpotQA, SQuAD, AdversarialQA; give" in message
-    assert "or choose sets of your own: --data FILE; pip install 'latentpress[hub]' reads HotpotQA, SQuAD" in message
+    assert "or choose sets of your own: --data FILE; pip install 'latentpress[hub]' reads HotpotQA, SQuAD, " in message
     (tmp_path / "adversarialqa.jsonl.xz").touch()
     monkeypatch.setattr("latentpress.evaluation.sources._reads_hub", lambda: True)
     names = [source.name for source in protocol.find_sets(tmp_path)]
     assert names == ["HotpotQA", "SQuAD", "nq", "adversarialqa"]
+    assert [source.name for source in protocol.find_sets() if source.hub] == [
+        "HotpotQA",
+        "SQuAD",
+        "NaturalQuestionsShort",
+        "AdversarialQA",
+    ]
 
 
 def test_protocols_are_found_case_aside_and_unknown_ones_refused_with_the_nearest() -> None:

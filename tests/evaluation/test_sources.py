@@ -76,6 +76,7 @@ def test_a_file_comes_before_a_name_and_before_the_hub() -> None:
 def test_an_id_of_the_hub_is_told_by_its_form() -> None:
     assert find_source("org/set:test") == Source(name="set", place="org/set:test", hub=True)
     assert find_source("dev=org/set:test") == Source(name="dev", place="org/set:test", hub=True)
+    assert find_source("org/set@part:test") == Source(name="set", place="org/set@part:test", hub=True)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,18 @@ def test_each_of_the_twelve_sets_is_known_and_else_comes_from_the_hub(name: str,
     expected = Source(name=name, place=f"mrqa-workshop/mrqa:{split}", hub=True, subset=name)
     assert find_source(name) == find_source(name.upper(), data_dir=tmp_path) == expected
     assert name in known_names()
+
+
+@pytest.mark.usefixtures("with_hub")
+def test_adversarialqa_is_known_and_else_comes_from_the_hub(tmp_path: Path) -> None:
+    place = "UCLNLP/adversarial_qa@adversarialQA:validation"
+    source = find_source("adversarialqa", data_dir=tmp_path)
+    assert source == find_source("AdversarialQA") == Source(name="AdversarialQA", place=place, hub=True)
+    assert notes([source], tmp_path) == [
+        f"AdversarialQA: {tmp_path} has no file AdversarialQA; it is read from the hub, {place}"
+    ]
+    (tmp_path / "AdversarialQA.jsonl").touch()
+    assert not find_source("adversarialqa", data_dir=tmp_path).hub
 
 
 @pytest.mark.usefixtures("with_hub")
@@ -181,7 +194,7 @@ def test_names_that_are_neither_in_the_folder_nor_on_the_hub_are_missing(
     module = ModuleType("datasets")
     module.__spec__ = ModuleSpec("datasets", None)
     monkeypatch.setitem(sys.modules, "datasets", module)
-    assert missing_names(names) == ["AdversarialQA", "my-set"]
+    assert missing_names(names) == ["my-set"]
     with pytest.raises(InputError, match="does not exist"):
         missing_names(names, data_dir=folder / "none")
 

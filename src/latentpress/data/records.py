@@ -20,7 +20,7 @@ from latentpress.errors import DataError, InputError
 
 __all__ = ["QA", "Record", "iter_records", "read_records"]
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[^/\\]+)?")
+HUB_ID = re.compile(r"(?P<dataset>[A-Za-z0-9][\w.-]*/(?P<stem>[\w.-]+))(@(?P<config>[\w.-]+))?(:(?P<split>[^/\\]+))?")
 DATA_SUFFIXES = (".jsonl", ".json", ".xz", ".gz")
 _XZ_MAGIC, _GZIP_MAGIC = b"\xfd7zXZ\x00", b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors start UTF-8 files with it; JSON does not allow it
@@ -64,7 +64,8 @@ def read_records(path: str | Path, *, limit: int | None = None) -> list[Record]:
 
     Args:
         path: file (.jsonl or .json with one object a line, plain or compressed with xz or gzip), or hub id
-            "org/name[:split]"; the split is "train" unless said. What exists on disk is never looked up on the hub.
+            "org/name[@configuration][:split]"; the split is "train" unless said. What exists on disk is never looked
+            up on the hub.
         limit: reads at most that many rows; None reads all.
 
     Raises:
@@ -84,7 +85,7 @@ def iter_records(path: str | Path) -> Generator[Record, None, None]:
     name = str(path)
     hub_shaped = isinstance(path, str) and HUB_ID.fullmatch(name) and not name.endswith(DATA_SUFFIXES)
     if hub_shaped and not file.exists() and not file.parent.is_dir():
-        rows, stem = hub_rows(name), name.partition(":")[0].rpartition("/")[2]
+        rows, stem = hub_rows(name), hub_stem(name)
     else:
         rows, stem = file_rows(file), file.name.partition(".")[0] or file.name
     found = False
@@ -158,9 +159,18 @@ def _parsed(text: str, where: str) -> Any:
         raise DataError(f"{where}: JSON that cannot be used ({error}); shorten the number or the nesting") from error
 
 
+def hub_stem(name: str) -> str:
+    """What a data set on the hub is called without its owner, configuration and split."""
+    known = HUB_ID.fullmatch(name)
+    return known["stem"] if known else name
+
+
 def hub_rows(name: str) -> Iterator[tuple[int, Any]]:
-    """Yields (row number from 1, row) of a dataset on the hub, streamed."""
-    dataset, _, split = name.partition(":")
+    """Yields (row number from 1, row) of a data set on the hub, "org/name[@configuration][:split]", streamed."""
+    known = HUB_ID.fullmatch(name)
+    if known is None:
+        raise DataError(f"{name}: no such file, and no id of the hub; write org/name[@configuration][:split]")
+    split = known["split"] or "train"
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -170,15 +180,15 @@ def hub_rows(name: str) -> Iterator[tuple[int, Any]]:
         ) from error
     number = 0
     try:
-        for number, row in enumerate(load_dataset(dataset, split=split or "train", streaming=True), start=1):
+        for number, row in enumerate(load_dataset(known["dataset"], known["config"], split=split, streaming=True), 1):
             yield number, row
     except (
         Exception
     ) as error:  # datasets lets errors of its readers, of the hub and of the network through, of no common class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{name}:{number + 1}: no such file, and split {split or 'train'!r} could not be read from the hub "
-            f"({reason}); check the path, the name org/name:split and the connection"
+            f"{name}:{number + 1}: no such file, and split {split!r} could not be read from the hub "
+            f"({reason}); check the path, the name org/name@configuration:split and the connection"
         ) from error
 
 

@@ -26,6 +26,7 @@ from latentpress.data.records import (
     RowReader,
     file_rows,
     hub_rows,
+    hub_stem,
     open_binary,
 )
 from latentpress.errors import DataError
@@ -52,7 +53,7 @@ def read_content(place: str, *, hub: bool = False, subset: str | None = None) ->
     """Reads a whole set.
 
     Args:
-        place: file, or hub id "org/name[:split]".
+        place: file, or hub id "org/name[@configuration][:split]".
         hub: the place is a hub id.
         subset: takes only rows whose field `subset` says so, case aside; None takes all.
 
@@ -60,7 +61,7 @@ def read_content(place: str, *, hub: bool = False, subset: str | None = None) ->
         DataError: names file:line, the field and the remedy; or the file when it is missing, a folder, empty,
             truncated or no text.
     """
-    stem = place.partition(":")[0].rpartition("/")[2] if hub else Path(place).name.partition(".")[0] or place
+    stem = hub_stem(place) if hub else Path(place).name.partition(".")[0] or place
     rows = ((f"{place}:{number}", value) for number, value in (hub_rows(place) if hub else _rows_of_file(Path(place))))
     records = []
     found = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from latentpress.errors import InputError
 from latentpress.evaluation.questions import Kind
-from latentpress.evaluation.sources import IN_DOMAIN, OUT_OF_DOMAIN, Source, find_sources, in_mrqa, missing_names
+from latentpress.evaluation.sources import IN_DOMAIN, OUT_OF_DOMAIN, Source, find_sources, missing_names, on_hub
 
 if TYPE_CHECKING:
     from latentpress.decoder.prompt import PromptSettings
@@ -62,7 +62,7 @@ class Protocol:
         if missing:
             first, listed = missing[0], ", ".join(missing)
             where = "without --data-dir there is no" if data_dir is None else f"the folder {data_dir} has no"
-            hub = [name for name in missing if in_mrqa(name)]
+            hub = [name for name in missing if on_hub(name)]
             or_hub = f"; pip install 'latentpress[hub]' reads {', '.join(hub)} from the hub" if hub else ""
             raise InputError(
                 f"protocol {self.name!r} asks for the data sets {', '.join(self.sets)}, and {where} {listed}; give "

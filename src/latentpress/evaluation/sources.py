@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentpress.data.records import DATA_SUFFIXES, HUB_ID
+from latentpress.data.records import DATA_SUFFIXES, HUB_ID, hub_stem
 from latentpress.errors import InputError
 
 __all__ = [
@@ -20,10 +20,10 @@ __all__ = [
     "Source",
     "find_source",
     "find_sources",
-    "in_mrqa",
     "known_names",
     "missing_names",
     "notes",
+    "on_hub",
 ]
 
 IN_DOMAIN = ("SQuAD", "NewsQA", "TriviaQA-web", "SearchQA", "HotpotQA", "NaturalQuestionsShort")
@@ -38,6 +38,8 @@ _SHORT = {
 }
 _MRQA = {name.casefold(): name for name in (*IN_DOMAIN, *OUT_OF_DOMAIN)} | _SHORT
 _MRQA_HUB = "mrqa-workshop/mrqa"  # a question a row; `subset` is the set's name, out-of-domain sets are its test split
+_ADVERSARIAL = "AdversarialQA"
+_ADVERSARIAL_HUB = "UCLNLP/adversarial_qa@adversarialQA:validation"  # a question a row, of all three of its models
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
 _NEAREST = 3
 POOLED = "pooled"
@@ -80,10 +82,10 @@ def find_source(word: str, *, data_dir: str | Path | None = None) -> Source:
     """Finds a data set.
 
     Args:
-        word: a path; an id of the hub, "org/name[:split]"; either of them with a name of its own, "name=path"; or a
-            name, case aside: of a file in `data_dir` without its suffixes, of the only file there that has it behind
-            a prefix (`bioasq` of `ood_bioasq.jsonl`), or one of MRQA's twelve sets, which comes from the hub where the
-            folder has no such file.
+        word: a path; an id of the hub, "org/name[@configuration][:split]"; either of them with a name of its own,
+            "name=path"; or a name, case aside: of a file in `data_dir` without its suffixes, of the only file there
+            that has it behind a prefix (`bioasq` of `ood_bioasq.jsonl`), or one of MRQA's twelve sets or AdversarialQA,
+            which come from the hub where the folder has no such file.
         data_dir: folder of data sets.
 
     Raises:
@@ -97,9 +99,9 @@ def find_source(word: str, *, data_dir: str | Path | None = None) -> Source:
         return Source(name=name or _stem(Path(place)), place=place)
     if "/" in place:
         hub = HUB_ID.fullmatch(place) is not None and not Path(place).parent.is_dir()
-        stem = place.partition(":")[0].rpartition("/")[2] if hub else _stem(Path(place))
+        stem = hub_stem(place) if hub else _stem(Path(place))
         return Source(name=name or stem, place=place, hub=hub)
-    found = _in_folder(place, folder) or _in_mrqa(place, folder)
+    found = _in_folder(place, folder) or _on_hub(place, folder)
     if found is None:
         raise _unknown(place, folder)
     return dataclasses.replace(found, name=name or found.name)
@@ -115,7 +117,7 @@ def missing_names(names: Sequence[str], *, data_dir: str | Path | None = None) -
     return [
         name
         for name in names
-        if not (Path(name).is_file() or _in_folder(name, folder) is not None or (hub and in_mrqa(name)))
+        if not (Path(name).is_file() or _in_folder(name, folder) is not None or (hub and on_hub(name)))
     ]
 
 
@@ -123,24 +125,23 @@ def notes(sources: Sequence[Source], data_dir: str | Path | None) -> list[str]:
     """A line for each set that was asked for by name and is not simply the folder's file of that name."""
     lines = []
     for source in sources:
-        if data_dir is not None and source.subset is not None:
-            lines.append(
-                f"{source.name}: {data_dir} has no file {source.subset}; it is read from the hub, {source.place}"
-            )
+        missing = _ADVERSARIAL if source.place == _ADVERSARIAL_HUB else source.subset
+        if data_dir is not None and missing is not None:
+            lines.append(f"{source.name}: {data_dir} has no file {missing}; it is read from the hub, {source.place}")
         elif source.asked is not None:
             lines.append(f"{source.name}: taken for {source.asked}, of which {data_dir} has no file; {source.place}")
     return lines
 
 
-def in_mrqa(name: str) -> bool:
-    """Whether a name is that of one of MRQA's twelve sets, or short for it."""
-    return name.casefold() in _MRQA
+def on_hub(name: str) -> bool:
+    """Whether a name is that of one of MRQA's twelve sets, or short for it, or AdversarialQA."""
+    return name.casefold() in _MRQA or name.casefold() == _ADVERSARIAL.casefold()
 
 
 def known_names(data_dir: str | Path | None = None) -> tuple[str, ...]:
-    """Names that `find_source` takes: of the folder's files, then of MRQA's sets."""
+    """Names that `find_source` takes: of the folder's files, then of MRQA's sets, then AdversarialQA."""
     names = [] if data_dir is None else sorted(_stem(file) for file in _data_files(Path(data_dir)))
-    return tuple(dict.fromkeys([*names, *IN_DOMAIN, *OUT_OF_DOMAIN]))
+    return tuple(dict.fromkeys([*names, *IN_DOMAIN, *OUT_OF_DOMAIN, _ADVERSARIAL]))
 
 
 def _folder(data_dir: str | Path | None) -> Path | None:
@@ -164,17 +165,19 @@ def _in_folder(name: str, folder: Path | None) -> Source | None:
     return Source(name=_stem(found[0]), place=str(found[0]), asked=asked) if found else None
 
 
-def _in_mrqa(name: str, folder: Path | None) -> Source | None:
-    """One of MRQA's sets on the hub."""
-    known = _MRQA.get(name.casefold())
-    if known is None:
+def _on_hub(name: str, folder: Path | None) -> Source | None:
+    """One of MRQA's sets, or AdversarialQA, on the hub."""
+    if not on_hub(name):
         return None
+    known = _MRQA.get(name.casefold(), _ADVERSARIAL)
     if not _reads_hub():
         where = "no folder of data sets is given" if folder is None else f"{folder} has no {known}.jsonl.gz"
         raise InputError(
             f"data set {known!r}: {where}, and reading it from the hub needs the package `datasets`; "
             f"give {known}=PATH, or pip install 'latentpress[hub]'"
         )
+    if known == _ADVERSARIAL:
+        return Source(name=known, place=_ADVERSARIAL_HUB, hub=True)
     split = "validation" if known in IN_DOMAIN else "test"
     return Source(name=known, place=f"{_MRQA_HUB}:{split}", hub=True, subset=known)
 

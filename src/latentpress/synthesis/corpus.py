@@ -10,7 +10,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentpress.data.records import DATA_SUFFIXES, HUB_ID, Record, RowReader, file_rows, hub_rows, iter_records
+from latentpress.data.records import (
+    DATA_SUFFIXES,
+    HUB_ID,
+    Record,
+    RowReader,
+    file_rows,
+    hub_rows,
+    hub_stem,
+    iter_records,
+)
 from latentpress.data.texts import decode
 from latentpress.errors import DataError, InputError
 from latentpress.synthesis.likeness import SeenTexts, language_of
@@ -114,7 +123,7 @@ def _field_records(corpus: str, field: str) -> Generator[Record, None, None]:
     """Rows whose text stands in a field of another name."""
     path = Path(corpus)
     hub = HUB_ID.fullmatch(corpus) and not corpus.casefold().endswith(DATA_SUFFIXES) and not path.exists()
-    stem = corpus.partition(":")[0].rpartition("/")[2] if hub else path.name.partition(".")[0]
+    stem = hub_stem(corpus) if hub else path.name.partition(".")[0]
     found = False
     for number, row in hub_rows(corpus) if hub else file_rows(path):
         found = True
