@@ -124,6 +124,24 @@ def test_a_document_has_one_choice_from_the_mean_of_its_windows(tiny_base: Base,
     assert counts(alone) != counts(latents)
 
 
+@pytest.mark.parametrize("selection", ["window", "document"])
+def test_the_length_that_counts_is_that_of_the_document_whatever_its_passes(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch, selection: str
+) -> None:
+    changes = {"candidates": (1, 2, 4, 8, 16, 32), "window_tokens": 24, "selection": selection, "length_exponent": 1.0}
+    press = press_on(tiny_base, factor=3.0, **changes)
+    read_in_short_passes(press, monkeypatch)
+    short, long = press.compress([TEXT, TEXT * 8])
+    for latents in (short, long):
+        windows = latents.windows
+        told, tokens = [window.log2_ratio for window in windows], [window.tokens for window in windows]
+        sizes = press.model.policy.choose_parts(told, 0.0, tokens)
+        assert [window.ratio for window in windows] == [float(size.value) for size in sizes]
+    assert long.ratio > short.ratio
+    plain = press_on(tiny_base, factor=3.0, **{**changes, "length_exponent": 0.0}).compress(TEXT * 8)
+    assert long.ratio > plain.ratio
+
+
 def read_in_short_passes(press: Press, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Makes passes of 100 tokens; tokens of each text that the encoder reads from here on, as they come."""
     read: list[int] = []

@@ -344,6 +344,11 @@ def make_policy(config: PressConfig) -> RatioPolicy:
     """The ratio policy that a configuration names."""
     kind = _named(POLICIES, config.policy, "ratio policy")
     try:
-        return kind.make(config.candidates, rounding=config.rounding, selection=config.selection)
+        return kind.make(
+            config.candidates,
+            rounding=config.rounding,
+            selection=config.selection,
+            length_exponent=config.length_exponent,
+        )
     except RatioError as error:
         raise PressError(f"press {config.name!r} has settings that cannot be: {error}") from error

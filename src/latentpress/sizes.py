@@ -42,6 +42,7 @@ class Sizes:
         tokens: dict[int, list[int]] = defaultdict(list)
         for window in itertools.chain(*batches):
             tokens[window.document] += model.compressor.parts(len(window.ids))
+        self._tokens = {document: sum(own) for document, own in tokens.items()}
         self._ahead: dict[int, Iterator[Size]] = {}
         if asked is not None:
             self._ahead = {document: iter(self._policy.spread(asked, own)) for document, own in tokens.items()}
@@ -69,7 +70,8 @@ class Sizes:
                 sizes += itertools.islice(self._ahead[document], len(tokens))
             else:
                 own = predicted[len(sizes) : len(sizes) + len(tokens)]
-                sizes += self._policy.choose_parts(own, self._scale, tokens)
+                whole = self._tokens[document]
+                sizes += self._policy.choose_parts(own, self._scale, tokens, document_tokens=whole)
         return list(zip(sizes, predicted, strict=True))
 
 

@@ -24,6 +24,7 @@ _ABOUT = {
     "extraction": "Ways to extract latents, at equal ratios",
     "policies": "Ratio policies, over the ratio that was reached",
     "sweep": "The selector at all scales against fixed ratios of the same press",
+    "lengths": "Selectors by length alone against fixed ratios of the same press",
 }
 _FIXED, _SELECTOR = "fixed ratios", "selector"
 _NOTHING = Side({}, 0.0, 0.0)

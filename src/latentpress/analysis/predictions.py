@@ -75,6 +75,8 @@ class Policy:
     """Sizes that it chooses from."""
     selection: str
     """What has a size of its own: `window` or `document`."""
+    length_exponent: float = 0.0
+    """How much harder it compresses long documents than short ones."""
 
 
 def predict(
@@ -102,6 +104,7 @@ def predict(
         "policy": config.policy,
         "candidates": list(config.candidates),
         "selection": press.model.policy.selection,
+        **({"length_exponent": config.length_exponent} if config.length_exponent else {}),
     }
     digests = [text_digest(one.text) for one in passages]
     file = ResumableLines(out / NAME, made_by, digests, key="sha256", wording=_WORDING)
@@ -142,6 +145,7 @@ def read_predictions(place: Path) -> tuple[Policy, list[Predicted]]:
             name=str(header["policy"]),
             candidates=tuple(map(int, header["candidates"])),
             selection=str(header["selection"]),
+            length_exponent=float(header.get("length_exponent", 0.0)),
         )
         return policy, [_predicted(row) for row in rows]
     except (KeyError, TypeError, ValueError) as error:

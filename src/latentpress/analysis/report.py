@@ -232,7 +232,7 @@ def _ahead(number: Mapping[str, Any] | None) -> str:
     return f"{told}: {decimals(number)}"
 
 
-_CURVES = ("extraction", "policies", "sweep")
+_CURVES = ("extraction", "policies", "sweep", "lengths")
 _TABLES: Mapping[str, Callable[[Mapping[str, Any]], Iterator[Table]]] = {
     **dict.fromkeys(_CURVES, _curves),
     "variance": _variance,

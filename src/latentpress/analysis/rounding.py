@@ -93,7 +93,12 @@ def _maker(policy: Policy, rounding: str) -> RatioPolicy:
             f"press {policy.press!r} has ratio policy {policy.name!r}, which does not round to candidates; "
             "give predictions of a press with a selector"
         )
-    return kind.make(policy.candidates, rounding=rounding, selection=policy.selection)
+    return kind.make(
+        policy.candidates,
+        rounding=rounding,
+        selection=policy.selection,
+        length_exponent=policy.length_exponent,
+    )
 
 
 def _row(makers: dict[str, RatioPolicy], predicted: Sequence[Predicted], scale: float) -> dict[str, Any]:

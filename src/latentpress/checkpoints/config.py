@@ -59,6 +59,8 @@ class PressConfig:
     """How the selector rounds: `linear` or `log`."""
     selection: str = "window"
     """What has a size of its own: each `window` (or part of one, if the compressor makes parts), or the `document`."""
+    length_exponent: float = 0.0
+    """How much harder the selector compresses long documents than short ones; see `latentpress.ratios.RatioPolicy`."""
     converter_width: int = 4096
     """Hidden width of the converter."""
     residual: str = "salient"

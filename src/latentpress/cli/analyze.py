@@ -93,6 +93,29 @@ def sweep(results: Results, press: ComparedPress, out: Out, scales: Scales = Non
 
 
 @app.command()
+def lengths(
+    results: Results,
+    press: ComparedPress,
+    out: Out,
+    exponents: Annotated[
+        str | None, typer.Option("--exponents", metavar="N,N", help="0.25, 0.5, 0.75 and 1 if not given.")
+    ] = None,
+    scales: Annotated[
+        str | None,
+        typer.Option("--scales", metavar="N,N", help="Log2 ratios of short texts; 1 to 3 by 0.5 if not given."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell from a press's answers at fixed ratios what a selector by length alone would give."""
+    from latentpress.analysis.lengths import EXPONENTS, SCALES
+    from latentpress.analysis.lengths import lengths as analyse
+
+    asked = EXPONENTS if exponents is None else _numbers(exponents, "--exponents", "0.5,1")
+    wanted = SCALES if scales is None else _numbers(scales, example="1,2,3")
+    _finish(lambda: analyse(_read([results]), press, exponents=asked, scales=wanted), out, as_json)
+
+
+@app.command()
 def variance(
     results: Results,
     press: ComparedPress,
@@ -215,13 +238,13 @@ def _called(presses: list[str] | None, by: By) -> Mapping[str, str] | None:
     return press_words(presses, by.value)
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(text: str, option: str = "--scales", example: str = "-2,-1,0,1,2") -> list[float]:
     try:
         found = [float(word) for word in text.split(",")]
     except ValueError:
         found = []
     if not found or not all(map(math.isfinite, found)):
-        raise InputError(f"--scales {text!r} are no numbers; give for example -2,-1,0,1,2")
+        raise InputError(f"{option} {text!r} are no numbers; give for example {example}")
     return sorted(set(found))
 
 

@@ -202,6 +202,7 @@ _FIGURES: Mapping[str, Callable[[Mapping[str, Any]], Figure]] = {
     "extraction": curves.figure_of,
     "policies": curves.figure_of,
     "sweep": curves.figure_of,
+    "lengths": curves.figure_of,
     "variance": _variance,
     "genres": _genres,
     "rounding": _rounding,

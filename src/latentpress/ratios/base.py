@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ from latentpress.errors import RatioError
 USUAL: dict[type[Size], tuple[int, ...]] = {Ratio: (2, 4, 8, 16, 32), Length: (16, 32, 64, 128)}
 """Candidates of each kind in arXiv 2603.25926, section 3."""
 SELECTIONS = ("window", "document")
+SHORT, LONG = 128, 1024
+"""Tokens of a document up to which, and from which on, its length makes no difference to a selector; see `shift`."""
+_MOST_EXPONENT = 2.0
 
 
 class RatioPolicy(ABC):
@@ -22,6 +26,8 @@ class RatioPolicy(ABC):
         candidates: ratios or lengths that a press was trained for, in ascending order.
         selection: what has a size of its own. `window`: each part. `document`: the document; its parts have its ratio,
             or share its length out (see `spread`). The paper's documents have one window, where both are the same.
+        length_exponent: how much harder long documents are compressed than short ones. At 1 documents of equal density
+            get equal numbers of latents, whatever their length; 0 is the paper's selector. See `shift`.
     """
 
     name: ClassVar[str]
@@ -33,7 +39,7 @@ class RatioPolicy(ABC):
     describe: ClassVar[str]
     """One line for `latentpress info`."""
 
-    def __init__(self, candidates: Sequence[int], *, selection: str = "window") -> None:
+    def __init__(self, candidates: Sequence[int], *, selection: str = "window", length_exponent: float = 0.0) -> None:
         if not candidates or list(candidates) != sorted(set(candidates)) or candidates[0] < 1:
             raise RatioError(
                 f"candidates {list(candidates)} must be distinct whole {self.word()}s of at least 1 in ascending "
@@ -41,17 +47,32 @@ class RatioPolicy(ABC):
             )
         if selection not in SELECTIONS:
             raise RatioError(f"selection {selection!r} is unknown; choose {' or '.join(SELECTIONS)}")
+        if not 0 <= length_exponent <= _MOST_EXPONENT:
+            raise RatioError(f"length_exponent {length_exponent} must be from 0 to {_MOST_EXPONENT:g}; 0 to 1 is usual")
+        if length_exponent and not self.predicts:
+            raise RatioError(
+                f"length_exponent {length_exponent:g} raises a selector's prediction, and policy {self.name!r} has "
+                "none; set it to 0, or choose a policy that predicts"
+            )
         self.candidates = tuple(candidates)
         self.selection = selection
+        self.length_exponent = length_exponent
 
     @classmethod
-    def make(cls, candidates: Sequence[int], *, rounding: str, selection: str = "window") -> RatioPolicy:  # noqa: ARG003, of some policies
+    def make(
+        cls,
+        candidates: Sequence[int],
+        *,
+        rounding: str,  # noqa: ARG003, of some policies
+        selection: str = "window",
+        length_exponent: float = 0.0,
+    ) -> RatioPolicy:
         """The policy by the settings of a press; those that it has no use for are left alone.
 
         Raises:
             RatioError: settings that cannot be.
         """
-        return cls(candidates, selection=selection)
+        return cls(candidates, selection=selection, length_exponent=length_exponent)
 
     @classmethod
     def word(cls) -> str:
@@ -68,16 +89,35 @@ class RatioPolicy(ABC):
             tokens: tokens of the text.
         """
 
-    def choose_parts(self, log2_ratios: Sequence[float | None], scale: float, tokens: Sequence[int]) -> list[Size]:
+    def shift(self, tokens: int) -> float:
+        """What is added to every log2 ratio that is predicted of a document of so many tokens.
+
+        The exponent times log2(T / 128): nothing up to 128 tokens, and no more than for 1,024 of longer documents,
+        about which more is asked than about short ones. If all documents are asked about alike, and answers lose as
+        much with each doubling of the ratio, latents are spent best at an exponent of 1 (docs/policies.md). Not in the
+        paper.
+        """
+        return self.length_exponent * math.log2(min(max(tokens, SHORT), LONG) / SHORT)
+
+    def choose_parts(
+        self,
+        log2_ratios: Sequence[float | None],
+        scale: float,
+        tokens: Sequence[int],
+        *,
+        document_tokens: int | None = None,
+    ) -> list[Size]:
         """Sizes for the parts of a document, as `selection` says.
 
         Args:
             log2_ratios: what the head predicted of each part.
             scale: see `choose`.
             tokens: tokens of each part.
+            document_tokens: tokens of the whole document, where these are not all its parts.
         """
         if self.selection == "window":
-            return [self.choose(own, scale, count) for own, count in zip(log2_ratios, tokens, strict=True)]
+            shifted = scale + self.shift(sum(tokens) if document_tokens is None else document_tokens)
+            return [self.choose(own, shifted, count) for own, count in zip(log2_ratios, tokens, strict=True)]
         return self.spread(self.choose_document(log2_ratios, scale, tokens), tokens)
 
     def choose_document(self, log2_ratios: Sequence[float | None], scale: float, tokens: Sequence[int]) -> Size:
@@ -90,7 +130,7 @@ class RatioPolicy(ABC):
         """
         total = sum(tokens)
         known = [own * (count / total) for own, count in zip(log2_ratios, tokens, strict=True) if own is not None]
-        return self.choose(sum(known) if known else None, scale, total)
+        return self.choose(sum(known) if known else None, scale + self.shift(total), total)
 
     def spread(self, size: Size, tokens: Sequence[int]) -> list[Size]:
         """Sizes of the parts of a document, where one size is given for each part or, by `selection`, for all together.

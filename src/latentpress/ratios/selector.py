@@ -22,14 +22,22 @@ class DiscreteSelector(RatioPolicy):
         rounding: nearest by r (`linear`, thresholds 3, 6, 12, 24 between powers of two, the authors' code) or by log2 r
             (`log`). A tie goes to the smaller candidate, which keeps more.
         selection: see `RatioPolicy`.
+        length_exponent: see `RatioPolicy`.
     """
 
     name: ClassVar[str] = "selector"
     predicts: ClassVar[bool] = True
     describe: ClassVar[str] = "the candidate nearest to the ratio that a head predicts from each window's density"
 
-    def __init__(self, candidates: Sequence[int], rounding: str = "linear", *, selection: str = "window") -> None:
-        super().__init__(candidates, selection=selection)
+    def __init__(
+        self,
+        candidates: Sequence[int],
+        rounding: str = "linear",
+        *,
+        selection: str = "window",
+        length_exponent: float = 0.0,
+    ) -> None:
+        super().__init__(candidates, selection=selection, length_exponent=length_exponent)
         check_rounding(rounding)
         pairs = zip(self.candidates, self.candidates[1:], strict=False)
         self.thresholds = [
@@ -37,9 +45,11 @@ class DiscreteSelector(RatioPolicy):
         ]
 
     @classmethod
-    def make(cls, candidates: Sequence[int], *, rounding: str, selection: str = "window") -> DiscreteSelector:
+    def make(
+        cls, candidates: Sequence[int], *, rounding: str, selection: str = "window", length_exponent: float = 0.0
+    ) -> DiscreteSelector:
         """See `RatioPolicy.make`."""
-        return cls(candidates, rounding, selection=selection)
+        return cls(candidates, rounding, selection=selection, length_exponent=length_exponent)
 
     def choose(self, log2_ratio: float | None, scale: float, tokens: int) -> Size:
         """See `RatioPolicy.choose`."""
@@ -54,6 +64,7 @@ class LengthSelector(RatioPolicy):
         rounding: nearest by tokens (`linear`, the authors' code) or by log2 tokens (`log`). A tie goes to the larger
             candidate, which keeps more.
         selection: see `RatioPolicy`.
+        length_exponent: see `RatioPolicy`.
     """
 
     name: ClassVar[str] = "length-selector"
@@ -61,15 +72,24 @@ class LengthSelector(RatioPolicy):
     kind: ClassVar[type[Size]] = Length
     describe: ClassVar[str] = "the candidate number of latents nearest to a window's tokens over the predicted ratio"
 
-    def __init__(self, candidates: Sequence[int], rounding: str = "linear", *, selection: str = "window") -> None:
-        super().__init__(candidates, selection=selection)
+    def __init__(
+        self,
+        candidates: Sequence[int],
+        rounding: str = "linear",
+        *,
+        selection: str = "window",
+        length_exponent: float = 0.0,
+    ) -> None:
+        super().__init__(candidates, selection=selection, length_exponent=length_exponent)
         check_rounding(rounding)
         self.rounding = rounding
 
     @classmethod
-    def make(cls, candidates: Sequence[int], *, rounding: str, selection: str = "window") -> LengthSelector:
+    def make(
+        cls, candidates: Sequence[int], *, rounding: str, selection: str = "window", length_exponent: float = 0.0
+    ) -> LengthSelector:
         """See `RatioPolicy.make`."""
-        return cls(candidates, rounding, selection=selection)
+        return cls(candidates, rounding, selection=selection, length_exponent=length_exponent)
 
     def choose(self, log2_ratio: float | None, scale: float, tokens: int) -> Size:
         """See `RatioPolicy.choose`."""

@@ -65,6 +65,8 @@ class Recipe:
     """How the selector rounds: `linear` or `log`."""
     selection: str = "window"
     """What has a size of its own: each `window`, or the `document`; see `RatioPolicy`."""
+    length_exponent: float = 0.0
+    """How much harder the selector compresses long documents than short ones; see `RatioPolicy`."""
     encoder_layers: int | None = 12
     """Layers of the base that the encoder uses, counted from the input; all if none."""
     encoder_lora: LoraSettings | None = field(default_factory=LoraSettings)
@@ -270,7 +272,12 @@ class Recipe:
         Raises:
             RatioError: settings that cannot be.
         """
-        return POLICIES[self.policy].make(self.candidates, rounding=self.rounding, selection=self.selection)
+        return POLICIES[self.policy].make(
+            self.candidates,
+            rounding=self.rounding,
+            selection=self.selection,
+            length_exponent=self.length_exponent,
+        )
 
     def ratio_weights_at(self, step: int) -> tuple[float, ...]:
         """Weight of each candidate in the draw at a step."""
@@ -304,6 +311,7 @@ class Recipe:
             candidates=self.candidates,
             rounding=self.rounding,
             selection=self.selection,
+            length_exponent=self.length_exponent,
             converter_width=self.converter_width,
             residual=self.residual,
             window_tokens=self.window_tokens,

@@ -22,7 +22,7 @@ from latentpress.training.checkpoint import recorded_start
 from latentpress.training.recipes import unusual_settings
 
 # Settings that no weight's shape depends on; where one does after all, its shape is compared.
-_WEIGHTLESS = {"candidates", "prompt", "rounding", "selection", "window_tokens"}
+_WEIGHTLESS = {"candidates", "length_exponent", "prompt", "rounding", "selection", "window_tokens"}
 _ADAPTERS = {"encoder_lora", "decoder_lora"}  # what a press lacks of these is made anew: at zero, it changes nothing
 _WEIGHTLESS_OF_COMPRESSORS = {"selects"}  # of a compressor's own settings
 _HEAD = "head."  # of a selector: a press without one may be given one
