@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ from latentpress.compressors.base import Extracted, Size
 from latentpress.data.records import read_records
 from latentpress.data.rows import Example, ExampleMaker
 from latentpress.decoder.prompt import Slot
-from latentpress.errors import LatentpressError
+from latentpress.errors import InputError, LatentpressError
 from latentpress.files import write_whole
 from latentpress.loading import load_model
 from latentpress.model import Encoded, PressModel
@@ -187,7 +188,7 @@ SETUPS = {
 def phases(setup: Setup, name: str, seed: int, steps: int) -> list[list[str]]:
     """Overrides of the runs that a variant takes, one or two; all together have `steps` steps."""
     variant = setup.variants[name]
-    first = steps // 3 if variant.first else 0
+    first = first_steps(variant, steps)
 
     def overrides(count: int, drawn: int, more: Sequence[str]) -> list[str]:
         own = [f"steps={count}", f"seed={drawn}", f"eval_every={count}", f"save_every={max(1, count // 2)}"]
@@ -197,6 +198,11 @@ def phases(setup: Setup, name: str, seed: int, steps: int) -> list[list[str]]:
     return [overrides(first, seed + _OTHER_TEXTS, variant.first), rest] if first else [rest]
 
 
+def first_steps(variant: Variant, steps: int) -> int:
+    """Steps of the first part of a variant that has one."""
+    return steps // 3 if variant.first else 0
+
+
 def folders(out: Path, setup: str, name: str, seed: int, parts: int) -> list[Path]:
     """Folders of the runs of a variant, the one that is judged last."""
     own = out / setup / f"{name.replace(' ', '-')}-{seed}"
@@ -204,7 +210,7 @@ def folders(out: Path, setup: str, name: str, seed: int, parts: int) -> list[Pat
 
 
 def dev_rows(maker: ExampleMaker, path: str, count: int, most: int) -> list[Example]:
-    """Rows of development contexts of at most so many tokens, up to 3 questions and a quote each, drawn by seed 0."""
+    """Rows of development contexts of at most so many tokens, up to 3 questions and a quote each; always the same."""
     draw = random.Random("recipe ablations")
     records = read_records(path)
     made: list[Example] = []
@@ -235,14 +241,22 @@ def judged(model: PressModel, rows: Sequence[Example], ratios: Sequence[int] = R
 
 
 def judge(folder: Path, dev: str, count: int) -> None:
-    """Judges the press of a finished run, unless it has been."""
+    """Judges the press of a finished run, unless it has been.
+
+    Raises:
+        InputError: it was judged on other records, or on another number of them.
+    """
     file = folder / "judged.json"
+    about = {"dev": hashlib.sha256(Path(dev).read_bytes()).hexdigest(), "asked": count}
     if file.is_file():
+        then = json.loads(file.read_text())
+        if any(then.get(key) != value for key, value in about.items()):
+            raise InputError(f"{file} is of another --dev or --rows than {dev} and {count}; give another --out")
         return
     model, (base, _), fingerprint = load_model(folder / "press")
     maker = ExampleMaker(base.tokenizer, model.config.prompt, model.config.window_tokens)
     rows = dev_rows(maker, dev, count, 300)
-    found = {"dev": Path(dev).name, "rows": len(rows), "press": fingerprint, "losses": judged(model, rows)}
+    found = {**about, "rows": len(rows), "press": fingerprint, "losses": judged(model, rows)}
     write_whole(file, json.dumps(found) + "\n")
 
 
@@ -321,7 +335,7 @@ def plot(out: Path, setup: str, rows: Sequence[dict[str, Any]], path: Path) -> N
     for place, row in enumerate(row for row in rows if row["seed"] == rows[0]["seed"]):
         parts = len(phases(SETUPS[setup], row["variant"], row["seed"], row["steps"]))
         runs = folders(out, setup, row["variant"], row["seed"], parts)
-        before = row["steps"] // 3 if parts > 1 else 0
+        before = first_steps(SETUPS[setup].variants[row["variant"]], row["steps"])
         if not (points := [(before + line["step"], line["answer"]) for line in read(runs[-1]) if "answer" in line]):
             continue
         steps, losses = (np.asarray(values, dtype=float) for values in zip(*points, strict=True))
@@ -347,7 +361,7 @@ def write(out: Path, setup: str, seeds: Sequence[int], steps: int) -> str:
     return text
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Trains and judges what is not finished, and writes the results after each variant."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("setup", choices=SETUPS)
@@ -359,7 +373,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--only", help="variants, separated by commas; all if left out")
     parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of every run")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     setup = SETUPS[given.setup]
     seeds = [int(seed) for seed in given.seeds.split(",")]
     names = [name.strip() for name in given.only.split(",")] if given.only else list(setup.variants)
@@ -371,11 +385,13 @@ def main() -> None:
             runs = folders(given.out, given.setup, name, seed, len(parts))
             before: str | None = None
             try:
-                for run, overrides in zip(runs, parts, strict=True):
-                    run.parent.mkdir(parents=True, exist_ok=True)
-                    train(setup.recipe, data=given.data, out=run, overrides=[*overrides, *given.set], from_press=before)
-                    before = str(run / "press")
-                judge(runs[-1], given.dev, given.rows)
+                with setup.variants[name].change():
+                    for run, overrides in zip(runs, parts, strict=True):
+                        run.parent.mkdir(parents=True, exist_ok=True)
+                        more = [*overrides, *given.set]
+                        train(setup.recipe, data=given.data, out=run, overrides=more, from_press=before)
+                        before = str(run / "press")
+                    judge(runs[-1], given.dev, given.rows)
             except LatentpressError as error:
                 raise SystemExit(f"{name}, seed {seed}: {error}") from error
             print(write(given.out, given.setup, seeds, given.steps), flush=True)

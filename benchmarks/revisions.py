@@ -109,7 +109,7 @@ def table(rounds: Sequence[dict[str, dict[str, float]]], former: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Trains both in turn and prints the table after each round."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("revision")
@@ -118,12 +118,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of results.json")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args(arguments)
     out, data = given.out.resolve(), [str(Path(path).resolve()) for path in given.data]
     if given.revision == NOW:
         raise SystemExit(f"{NOW!r} is this checkout; give a commit to compare it with")
-    if (out / "results.json").exists():
-        raise SystemExit(f"{out} holds results; give another --out")
+    if out.exists() and any(out.iterdir()):
+        raise SystemExit(f"{out} holds files of another run, which would not be timed in turn; give another --out")
     rounds: list[dict[str, dict[str, float]]] = []
     with checkout(given.revision, out / "checkout") as former:
         sources = {given.revision: former / "src", NOW: ROOT / "src"}

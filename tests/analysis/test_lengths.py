@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_results import Reply, Results, replies, system, yes_questions
@@ -52,11 +53,34 @@ def test_texts_of_one_length_gain_nothing(tmp_path: Path) -> None:
     assert {row["ratio"] for row in content["points"] if row["group"] == "exponent 1"} == {4, 8}
 
 
+def test_questions_that_failed_at_one_ratio_keep_their_length_and_sets_without_one_are_named(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    for name in ("east", "west"):
+        results.ask(name, yes_questions(8))
+        results.answer(name, system("mine", "x2"), replies("yyyyyyyy", tokens=LONG, kept=LONG // 2))
+    failed: list[Any] = [(None, None, None), *replies(".......", tokens=LONG, kept=LONG // 16)]
+    results.answer("east", system("mine", "x16"), failed)
+    content = lengths(read([tmp_path]), "mine", exponents=[1], scales=[1])
+    rows = [row for row in content["points"] if row["group"] == "exponent 1"]
+    assert [(row["scope"], row["n"], row["score"]["mean"]) for row in rows] == [("east", 8, 0)]  # all at 16x
+    assert "west" in content["notes"][-1]
+    assert "not all ratios (2, 16) were asked" in content["notes"][-1]
+
+
+def test_a_press_of_lengths_is_refused(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.ask("east", yes_questions(4))
+    for size in ("m16", "m32"):
+        results.answer("east", system("mine", size), replies("yyyy", tokens=160, kept=int(size[1:])))
+    with pytest.raises(InputError, match="'mine' counts latents, and a length exponent raises ratios"):
+        lengths(read([tmp_path]), "mine")
+
+
 def test_what_is_needed_and_missing_is_told(tmp_path: Path) -> None:
     results = Results(tmp_path)
     results.ask("east", yes_questions(4))
     results.answer("east", system("mine", "x4"), replies("yyyy", tokens=160, kept=40))
-    with pytest.raises(InputError, match=r"holds 'mine' at 1 ratios, and a selector needs two.*mine@2/4/8/16/32"):
+    with pytest.raises(InputError, match=r"'mine' at fewer than two whole ratios \(4\).*mine@2/4/8/16/32"):
         lengths(read([tmp_path]), "mine")
     with pytest.raises(InputError, match="'mime' is not in"):
         lengths(read([tmp_path]), "mime")

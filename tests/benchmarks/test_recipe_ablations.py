@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import recipe_ablations
 from benchmarks.recipe_ablations import (
     SETUPS,
     USUAL,
@@ -16,6 +18,7 @@ from benchmarks.recipe_ablations import (
     dev_rows,
     difference,
     folders,
+    judge,
     judged,
     normalised_latents,
     phases,
@@ -26,6 +29,8 @@ from benchmarks.recipe_ablations import (
 )
 from latentpress.data.rows import Branch, Example, ExampleMaker
 from latentpress.decoder.prompt import Slot
+from latentpress.errors import InputError
+from latentpress.model import PressModel
 from latentpress.press import Press
 from latentpress.training.objective import document_latents
 from latentpress.training.overrides import make_recipe
@@ -93,6 +98,29 @@ def test_changes_reach_the_losses_and_end(tiny_press: Press, tmp_path: Path) -> 
     norms = latents.float().norm(dim=-1)
     assert torch.allclose(norms, norms.mean().expand_as(norms), rtol=0.02)
     assert judged(model, rows, (4,)) == plain
+
+
+def test_a_change_is_in_force_while_its_variant_is_trained_and_judged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain, seen = PressModel.latents, []
+    monkeypatch.setattr(recipe_ablations, "train", lambda *_, **__: seen.append(PressModel.latents is not plain))
+    monkeypatch.setattr(recipe_ablations, "judge", lambda *_: seen.append(PressModel.latents is not plain))
+    given = ["embeddings", "--data", "d.jsonl", "--dev", "e.jsonl", "--out", str(tmp_path), "--only"]
+    recipe_ablations.main([*given, "usual"])
+    recipe_ablations.main([*given, "normalised latents"])
+    assert seen == [False, False, True, True]
+    assert PressModel.latents is plain
+
+
+def test_a_run_is_judged_once_and_on_one_set_of_records(tmp_path: Path) -> None:
+    dev = tmp_path / "dev.jsonl"
+    dev.write_text('{"context": "Anna.", "qas": []}\n')
+    about = {"dev": hashlib.sha256(dev.read_bytes()).hexdigest(), "asked": 40}
+    (tmp_path / "judged.json").write_text(json.dumps(about))
+    judge(tmp_path, str(dev), 40)  # there is no press that could be judged again
+    with pytest.raises(InputError, match="is of another --dev or --rows"):
+        judge(tmp_path, str(dev), 60)
 
 
 def finished(out: Path, name: str, seed: int, losses: list[list[float]], steps: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,24 @@ def test_the_ratio_is_taken_round_by_round() -> None:
     lines = table(rounds, "abc").splitlines()
     assert lines[2] == "| context tokens | 125 | 250 | 2.20 (2.00 to 3.00) |"
     assert lines[3].startswith("| questions | 2.5 | ")
+
+
+def test_settings_may_stand_behind_the_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trained: list[tuple[str, list[str]]] = []
+
+    def train(source: Path, out: Path, data: list[str], steps: int, overrides: list[str]) -> None:
+        trained.append((out.name, overrides))
+        out.mkdir(parents=True)
+        (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log(5)))
+
+    monkeypatch.setattr(revisions, "train", train)
+    monkeypatch.setattr(revisions, "checkout", lambda _revision, folder: contextlib.nullcontext(folder))
+    given = ["abc", "--data", "d.jsonl", "--out", str(tmp_path / "out"), "--rounds", "2", "questions=3"]
+    revisions.main(given)
+    assert trained == [(f"{side}-{i}", ["questions=3"]) for i, side in ((0, "abc"), (0, NOW), (1, NOW), (1, "abc"))]
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())["rounds"]) == 2
+    with pytest.raises(SystemExit, match="holds files of another run"):
+        revisions.main(given)
 
 
 def test_a_checkout_is_made_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

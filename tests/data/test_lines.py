@@ -49,6 +49,12 @@ def test_when_a_file_was_begun_is_written_down_and_not_compared(tmp_path: Path) 
     path.write_bytes(whole[:-5])  # killed while the first line was written
     begun("2026-03-03").add([{"value": 1}])
     assert "2026-03-03" in path.read_text()
+    path.write_bytes(whole.replace(b"[2, 4]", b'[2, 4], "more": 5'))
+    with pytest.raises(InputError, match="holds something else than rows"):
+        begun("2026-03-03")
+    path.write_text('{"by": "a press", "ratios": [2, 4]12')  # goes on otherwise than a first line can
+    with pytest.raises(InputError, match="holds something else than rows"):
+        begun("2026-03-03")
 
 
 def test_half_a_line_at_the_end_is_dropped_and_made_again(tmp_path: Path) -> None:

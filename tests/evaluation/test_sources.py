@@ -101,7 +101,7 @@ def test_a_name_is_a_file_of_the_folder_case_aside(folder: Path, word: str, file
 @pytest.mark.parametrize("name", [*IN_DOMAIN, *OUT_OF_DOMAIN])
 def test_each_of_the_twelve_sets_is_known_and_else_comes_from_the_hub(name: str, tmp_path: Path) -> None:
     split = "validation" if name in IN_DOMAIN else "test"
-    expected = Source(name=name, place=f"mrqa-workshop/mrqa:{split}", hub=True, subset=name)
+    expected = Source(name=name, place=f"mrqa-workshop/mrqa:{split}", hub=True, subset=name, known=name)
     assert find_source(name) == find_source(name.upper(), data_dir=tmp_path) == expected
     assert name in known_names()
 
@@ -110,10 +110,15 @@ def test_each_of_the_twelve_sets_is_known_and_else_comes_from_the_hub(name: str,
 def test_adversarialqa_is_known_and_else_comes_from_the_hub(tmp_path: Path) -> None:
     place = "UCLNLP/adversarial_qa@adversarialQA:validation"
     source = find_source("adversarialqa", data_dir=tmp_path)
-    assert source == find_source("AdversarialQA") == Source(name="AdversarialQA", place=place, hub=True)
+    assert (
+        source
+        == find_source("AdversarialQA")
+        == Source(name="AdversarialQA", place=place, hub=True, known="AdversarialQA")
+    )
     assert notes([source], tmp_path) == [
         f"AdversarialQA: {tmp_path} has no file AdversarialQA; it is read from the hub, {place}"
     ]
+    assert notes([find_source(place)], tmp_path) == []  # asked for by its id
     (tmp_path / "AdversarialQA.jsonl").touch()
     assert not find_source("adversarialqa", data_dir=tmp_path).hub
 

@@ -26,7 +26,7 @@ _ABOUT = {
     "sweep": "The selector at all scales against fixed ratios of the same press",
     "lengths": "Selectors by length alone against fixed ratios of the same press",
 }
-_FIXED, _SELECTOR = "fixed ratios", "selector"
+FIXED, _SELECTOR = "fixed ratios", "selector"
 _NOTHING = Side({}, 0.0, 0.0)
 
 
@@ -58,8 +58,8 @@ def sweep(comparison: Comparison, press: str, *, scales: Sequence[float] = SCALE
     Raises:
         InputError: the press is not there, lacks fixed ratios or scales; with the command that adds them.
     """
-    lines = Group(name=_FIXED, **_single(comparison, fixed_labels(comparison, press)))
-    chosen = Group(name=_SELECTOR, **_single(comparison, scaled_labels(comparison, press, scales)))
+    lines = Group(name=FIXED, **single(comparison, fixed_labels(comparison, press)))
+    chosen = Group(name=_SELECTOR, **single(comparison, scaled_labels(comparison, press, scales)))
     return {**curves(comparison, [lines, chosen], "sweep"), "press": press, "scales": list(scales)}
 
 
@@ -164,7 +164,8 @@ def matched(
     return mine, theirs
 
 
-def _single(comparison: Comparison, labels: Sequence[str]) -> dict[str, Any]:
+def single(comparison: Comparison, labels: Sequence[str]) -> dict[str, Any]:
+    """What a group of one system is made of, from its labels."""
     return {"members": (tuple(labels),), "sizes": tuple(str(comparison.systems[label].size) for label in labels)}
 
 

@@ -46,7 +46,7 @@ def usual_systems() -> str:
 def list_systems(as_json: bool) -> None:
     """Prints bounds, peers and shipped presses, protocols, and sets that are known by name."""
     from latentpress.evaluation.protocols import PROTOCOLS
-    from latentpress.evaluation.sources import known_names
+    from latentpress.evaluation.sources import IN_DOMAIN, OUT_OF_DOMAIN, known_names
     from latentpress.evaluation.systems import families
     from latentpress.evaluation.systems.peers.environments import PACKAGES
     from latentpress.loading import shipped_presses
@@ -76,10 +76,10 @@ def list_systems(as_json: bool) -> None:
         console().print(f"To install what is missing: {', '.join(lacking)}")
     rules = Table("protocol", "what it judges by", "sets", box=None, pad_edge=False, padding=(0, 2))
     for name, rule in PROTOCOLS.items():
-        every_set = "all of MRQA's" if set(rule.sets) == set(known) else ", ".join(rule.sets)
+        every_set = "all of MRQA's" if set(rule.sets) == {*IN_DOMAIN, *OUT_OF_DOMAIN} else ", ".join(rule.sets)
         rules.add_row(name, rule.about, every_set or "those of --data")
     console().print("", rules, "", sep="\n")
-    console().print(f"MRQA's sets, by name, from --data-dir or else the hub: {', '.join(known)}")
+    console().print(f"MRQA's sets and AdversarialQA, by name, from --data-dir or else the hub: {', '.join(known)}")
 
 
 def _is_installed(peer: str) -> bool:

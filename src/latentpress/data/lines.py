@@ -84,8 +84,9 @@ class ResumableLines:
         content = self.path.read_bytes() if self.path.exists() else b""
         whole, _, cut = content.rpartition(b"\n")
         if not whole:
-            known = json_line(made_by).encode()[:-2]  # what follows may say when the file was begun
-            if not known.startswith(cut[: len(known)]):
+            known = json_line(made_by).encode()[:-2]
+            ways = (known + b"}", known + f', "{BEGUN}": '.encode())  # a first line that was cut
+            if not any(way.startswith(cut) or cut.startswith(way) for way in ways):
                 raise InputError(
                     f"{self.path} holds something else than {self._wording.kind}, which would be lost; "
                     f"{self._wording.remedy}"

@@ -11,17 +11,22 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("latentpress", "torch", "transformers")
+_PACKAGES = ("torch", "transformers")
 _FLAGS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 
 
 def origin(device: str | torch.device) -> dict[str, Any]:
-    """Date, versions, revision of the checkout if there is one, and the device."""
+    """Plain data: `date`, `versions`, `revision` of the checkout if there is one, `device`, its name, and `threads`.
+
+    The name is in `processor`, of a GPU too.
+    """
+    from latentpress import __version__
+
     place = torch.device(device)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else processor()
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": {package: metadata.version(package) for package in _PACKAGES},
+        "versions": {"latentpress": __version__, **{package: metadata.version(package) for package in _PACKAGES}},
         "revision": _revision(Path(__file__).parents[1]),
         "device": place.type,
         "processor": name,

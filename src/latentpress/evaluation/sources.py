@@ -60,6 +60,8 @@ class Source:
     """The rows of the place that are meant, by their field `subset`; None for all."""
     asked: str | None = None
     """What it was asked for by, where a file of the folder has that behind a prefix."""
+    known: str | None = None
+    """The name that it is known by, where it was asked for by that and is on the hub."""
 
 
 def find_sources(words: Sequence[str], *, data_dir: str | Path | None = None) -> list[Source]:
@@ -125,9 +127,10 @@ def notes(sources: Sequence[Source], data_dir: str | Path | None) -> list[str]:
     """A line for each set that was asked for by name and is not simply the folder's file of that name."""
     lines = []
     for source in sources:
-        missing = _ADVERSARIAL if source.place == _ADVERSARIAL_HUB else source.subset
-        if data_dir is not None and missing is not None:
-            lines.append(f"{source.name}: {data_dir} has no file {missing}; it is read from the hub, {source.place}")
+        if data_dir is not None and source.known is not None:
+            lines.append(
+                f"{source.name}: {data_dir} has no file {source.known}; it is read from the hub, {source.place}"
+            )
         elif source.asked is not None:
             lines.append(f"{source.name}: taken for {source.asked}, of which {data_dir} has no file; {source.place}")
     return lines
@@ -177,9 +180,9 @@ def _on_hub(name: str, folder: Path | None) -> Source | None:
             f"give {known}=PATH, or pip install 'latentpress[hub]'"
         )
     if known == _ADVERSARIAL:
-        return Source(name=known, place=_ADVERSARIAL_HUB, hub=True)
+        return Source(name=known, place=_ADVERSARIAL_HUB, hub=True, known=known)
     split = "validation" if known in IN_DOMAIN else "test"
-    return Source(name=known, place=f"{_MRQA_HUB}:{split}", hub=True, subset=known)
+    return Source(name=known, place=f"{_MRQA_HUB}:{split}", hub=True, subset=known, known=known)
 
 
 def _reads_hub() -> bool:
@@ -194,7 +197,7 @@ def _unknown(name: str, folder: Path | None) -> InputError:
     within = f", nor in {folder}" if folder else ""
     return InputError(
         f"data set {name!r} is no file{within}, and no known name{meant}; give a path, NAME=PATH, an id of the hub "
-        f"(org/name:split) or one of {', '.join(known)}"
+        f"(org/name[@configuration][:split]) or one of {', '.join(known)}"
     )
 
 

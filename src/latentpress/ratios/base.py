@@ -26,8 +26,8 @@ class RatioPolicy(ABC):
         candidates: ratios or lengths that a press was trained for, in ascending order.
         selection: what has a size of its own. `window`: each part. `document`: the document; its parts have its ratio,
             or share its length out (see `spread`). The paper's documents have one window, where both are the same.
-        length_exponent: how much harder long documents are compressed than short ones. At 1 documents of equal density
-            get equal numbers of latents, whatever their length; 0 is the paper's selector. See `shift`.
+        length_exponent: how much harder long documents are compressed than short ones. At 1 documents of 128 to 1,024
+            tokens and of equal density get equal numbers of latents; 0 is the paper's selector. See `shift`.
     """
 
     name: ClassVar[str]
@@ -90,7 +90,7 @@ class RatioPolicy(ABC):
         """
 
     def shift(self, tokens: int) -> float:
-        """What is added to every log2 ratio that is predicted of a document of so many tokens.
+        """What is added to every log2 ratio that is predicted of a document of so many tokens; log2 of a ratio too.
 
         The exponent times log2(T / 128): nothing up to 128 tokens, and no more than for 1,024 of longer documents,
         about which more is asked than about short ones. If all documents are asked about alike, and answers lose as
@@ -113,7 +113,8 @@ class RatioPolicy(ABC):
             log2_ratios: what the head predicted of each part.
             scale: see `choose`.
             tokens: tokens of each part.
-            document_tokens: tokens of the whole document, where these are not all its parts.
+            document_tokens: tokens of the whole document, where these are not all its parts; only a choice by `window`
+                can be made so.
         """
         if self.selection == "window":
             shifted = scale + self.shift(sum(tokens) if document_tokens is None else document_tokens)
