@@ -101,7 +101,10 @@ def iter_records(path: str | Path) -> Generator[Record, None, None]:
 def file_rows(file: Path) -> Iterator[tuple[int, Any]]:
     """Yields (line number from 1, parsed value) for every line that is not blank."""
     if not file.exists():
-        raise DataError(f"{file}: no such file; give a .jsonl file (plain, .xz or .gz) or a hub id (org/name[@configuration][:split])")
+        raise DataError(
+            f"{file}: no such file; give a .jsonl file (plain, .xz or .gz) or a hub id "
+            "(org/name[@configuration][:split])"
+        )
     if file.is_dir():
         inside = sorted(child.name for child in file.iterdir() if child.name.endswith(DATA_SUFFIXES))
         raise DataError(f"{file}: is a folder; give one of its data files ({', '.join(inside[:5]) or 'it holds none'})")
