@@ -174,6 +174,14 @@ def test_parts_of_a_document_with_one_size_are_rounded_together() -> None:
     assert content["scales"] == [{"scale": 0, "linear": 40 / 20, "log": 40 / (8 + 3), "differ": 1.0}]
 
 
+@pytest.mark.parametrize("selection", ["window", "document"])
+def test_the_length_exponent_of_the_press_counts(selection: str) -> None:
+    policy = Policy(press="mine", name="selector", candidates=(2, 4, 8), selection=selection, length_exponent=1.0)
+    content = rounding(policy, [Predicted(id="a", genre="g", tokens=(256, 256), log2_ratios=(1.0, 1.0))], scales=[0])
+    assert set(content["chosen"]["linear"]) == {"8"}  # 2^(1 + log2(512 / 128))
+    assert content["length_exponent"] == 1.0
+
+
 def test_a_length_that_a_document_shares_out_is_one_choice() -> None:
     policy = Policy(press="mine", name="length-selector", candidates=(16, 32), selection="document")
     long = Predicted(id="a", genre="g", tokens=(48, 48, 32), log2_ratios=(2.0, 2.0, 2.0))  # 128 / 4
@@ -201,6 +209,11 @@ def test_files_that_are_no_predictions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no predictions of a head"):
         read_predictions(other)
     header = {"latentpress_head": 1, "press": "p", "policy": "selector", "candidates": [2], "selection": "window"}
+    other.write_text(json.dumps(header) + '\n{"id": "a", "genre": "g", "tokens": [1], "log2_ratios": [1.0]}\n')
+    assert read_predictions(other)[0].length_exponent == 0
+    row = other.read_text().partition("\n")[2]
+    other.write_text(json.dumps({**header, "length_exponent": 0.5}) + "\n" + row)
+    assert read_predictions(other)[0].length_exponent == 0.5
     other.write_text(json.dumps(header) + '\n{"id": "a", "genre": "g", "tokens": [1], "log2_ratios": []}\n')
     with pytest.raises(InputError, match="1 parts and 0 predictions"):
         read_predictions(other)

@@ -10,6 +10,7 @@ import pytest
 from made_results import compared_folder
 from safetensors.torch import load_file, save_file
 
+import latentpress
 from cli.helpers import Result, write_tiny_press
 from latentpress.evaluation.metrics_file import write_metrics
 from latentpress.evaluation.published import CLAIMS
@@ -66,8 +67,11 @@ def test_a_comparison_is_answered_scored_drawn_and_gone_on_with(
     assert done.code == 0, done.err
     assert (done.json["kept"], done.json["failed"]) == (8, [])
     assert done.json["answered"] == 8 * 9  # the press at its second size, four bounds by two readers each
-    files = {path.stem for path in (out / "predictions" / "treaties").iterdir()}
-    assert files == {
+    written = list((out / "predictions" / "treaties").iterdir())
+    for path in written:
+        begun = json.loads(path.read_text().partition("\n")[0])["begun"]
+        assert (begun["device"], begun["versions"]["latentpress"]) == ("cpu", latentpress.__version__)
+    assert {path.stem for path in written} == {
         "tiny-x4",
         "tiny-auto+1",
         *(f"{name}-{by}" for name in ("none", "full", "head-x4", "bm25-sentences-x4") for by in ("zero-shot", "tuned")),
@@ -124,6 +128,7 @@ def test_systems_protocols_and_sets_are_listed_without_a_model(
         python.chmod(0o755)
         monkeypatch.setenv(f"LATENTPRESS_PEER_{name}", str(python))
     listed = run("eval", "--list")
+    assert "all of MRQA's" in " ".join(listed.out.split())
     assert listed.code == 0
     for name in ("semidynamic-smollm2-135m", "bm25-sentences", "llmlingua", "snapkv", "comprexit ", "TextbookQA"):
         assert name in listed.out
@@ -138,7 +143,7 @@ def test_systems_protocols_and_sets_are_listed_without_a_model(
     assert [families[name]["needs"] for name in ("head", "snapkv")] == [None, "kvpress==0.5.5"]
     assert found["protocols"]["semidynamic"]["sets"] == ["HotpotQA", "SQuAD", "NQ", "AdversarialQA"]
     assert found["protocols"]["default"]["sets"] == []
-    assert len(found["sets"]) == 12
+    assert len(found["sets"]) == 13  # MRQA's twelve and AdversarialQA
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def rounding(
         "scale": scale,
         "passages": len(predicted),
         "selection": policy.selection,
+        "length_exponent": policy.length_exponent,
         "choices": len(choices[ROUNDINGS[0]]),
         "differ": at["differ"],
         "chosen": {
