@@ -227,7 +227,10 @@ def test_a_reader_is_what_it_is_called(
     assert "0 prompt vectors and an adapter" in refused.err
 
 
-def test_without_data_or_a_folder_nothing_is_loaded(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_without_data_or_a_folder_nothing_is_loaded(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentpress.evaluation.sources._reads_hub", lambda: False)
     run("eval", "--out", tmp_path / "results").fails_with("no data set is given", "--data")
     run("eval", "--data", "squad").fails_with("--out")
     run("eval", "--data", "sqad", "--out", tmp_path / "results").fails_with("sqad", "SQuAD")
