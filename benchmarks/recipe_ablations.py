@@ -287,7 +287,7 @@ def collect(out: Path, setup: str, seeds: Sequence[int], steps: int) -> list[dic
             log = read(runs[-1])
             done = [line["step"] for line in log if "loss" in line]
             file = runs[-1] / "judged.json"
-            last = int(parts[-1][len(SETUPS[setup].every)].removeprefix("steps="))
+            last = steps - first_steps(SETUPS[setup].variants[name], steps)
             if file.is_file() and done and max(done) == last:
                 found[name, seed] = {**json.loads(file.read_text()), "log": log}
     for (name, seed), one in found.items():

@@ -15,7 +15,7 @@ from latentpress.analysis.curves import FIXED, curves, fixed_labels, single
 from latentpress.analysis.groups import Group
 from latentpress.errors import InputError
 from latentpress.evaluation.systems.base import Size
-from latentpress.ratios import DiscreteSelector, RatioPolicy
+from latentpress.ratios import DiscreteSelector
 
 EXPONENTS = (0.25, 0.5, 0.75, 1.0)
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0)
@@ -55,6 +55,8 @@ def lengths(
     folder = comparison.folder
     systems, predictions, asked = dict(folder.systems), dict(folder.predictions), dict(folder.asked)
     whole = [one.name for one in folder.sets if all((one.name, own) in predictions for own in by_ratio.values())]
+    rows = {one: {ratio: folder.predictions[one, own] for ratio, own in by_ratio.items()} for one in whole}
+    texts = {one: _tokens(own) for one, own in rows.items()}
     made: dict[float, list[str]] = {}
     for exponent in exponents:
         policy = DiscreteSelector(sorted(by_ratio), length_exponent=exponent)
@@ -64,8 +66,8 @@ def lengths(
             made.setdefault(exponent, []).append(label)
             systems[label] = replace(systems[labels[0]], label=label, name=name, size=Size(scale=scale))
             for one in whole:
-                rows = {ratio: folder.predictions[one, own] for ratio, own in by_ratio.items()}
-                predictions[one, label] = _chosen(rows, policy, scale)
+                sizes = {place: policy.choose_parts([0.0], scale, [count])[0] for place, count in texts[one].items()}
+                predictions[one, label] = {place: rows[one][size.value][place] for place, size in sizes.items()}
                 asked[one, label] = max(folder.asked[one, own] for own in by_ratio.values())
     found = of_folder(replace(folder, systems=systems, predictions=predictions, asked=asked), comparison.place)
     groups = [Group(name=FIXED, **single(found, labels))]
@@ -96,12 +98,11 @@ def _by_ratio(comparison: Comparison, press: str, labels: Sequence[str]) -> dict
     return found
 
 
-def _chosen(rows: Mapping[int, _Rows], policy: RatioPolicy, scale: float) -> _Rows:
-    """Of the questions that were answered at all ratios, the row at the ratio that a policy chooses for each."""
+def _tokens(rows: Mapping[int, _Rows]) -> dict[int, int]:
+    """Tokens of the text of each question that was answered at all ratios."""
     made = {}
     for place in sorted(set.intersection(*(set(own) for own in rows.values()))):
         told = [count for own in rows.values() if (count := own[place].get("tokens"))]  # a failed answer may have none
         if told:
-            (size,) = policy.choose_parts([0.0], scale, [max(told)])
-            made[place] = rows[size.value][place]
+            made[place] = max(told)
     return made

@@ -86,10 +86,10 @@ def with_scores(content: dict[str, Any], comparison: Comparison, linear: str, lo
 
 def _maker(policy: Policy, rounding: str) -> RatioPolicy:
     from latentpress.ratios import POLICIES
-    from latentpress.ratios.selector import DiscreteSelector, LengthSelector
+    from latentpress.ratios.selector import RoundingSelector
 
     kind = POLICIES.get(policy.name)
-    if kind is None or not issubclass(kind, DiscreteSelector | LengthSelector):
+    if kind is None or not issubclass(kind, RoundingSelector):
         raise InputError(
             f"press {policy.press!r} has ratio policy {policy.name!r}, which does not round to candidates; "
             "give predictions of a press with a selector"
