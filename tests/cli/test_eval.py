@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import latentpress
 from cli.helpers import Result, write_tiny_press
+from latentpress.cli.comparison import time_left
 from latentpress.evaluation.metrics_file import write_metrics
 from latentpress.evaluation.published import CLAIMS
 from latentpress.lora import LoraSettings
@@ -144,6 +145,27 @@ def test_systems_protocols_and_sets_are_listed_without_a_model(
     assert found["protocols"]["semidynamic"]["sets"] == ["HotpotQA", "SQuAD", "NQ", "AdversarialQA"]
     assert found["protocols"]["default"]["sets"] == []
     assert len(found["sets"]) == 13  # MRQA's twelve and AdversarialQA
+
+
+def test_sets_of_a_folder_are_listed_too(run: Callable[..., Result], data: Path) -> None:
+    assert data.stem in run("eval", "--list", "--data-dir", str(data.parent), "--json").json["sets"]
+
+
+def test_a_peer_that_is_not_there_is_missed_before_anything_is_loaded(
+    run: Callable[..., Result], press: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTPRESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("latentpress.cli.eval.open_press", lambda *_, **__: pytest.fail("loaded"))
+    names = f"{press}@4,head@4,llmlingua:zero-shot@4"
+    result = run("eval", "--data", str(data), "--out", str(tmp_path / "results"), "--with", names)
+    assert result.code == 2
+    assert "run: latentpress eval peer llmlingua" in " ".join(result.err.split())
+
+
+def test_the_time_left_is_reckoned_from_what_this_run_answered() -> None:
+    assert time_left(seconds=60, done=0, left=10) == ""
+    assert time_left(seconds=60, done=10, left=10) == ", about 1 minute left"
+    assert time_left(seconds=60, done=10, left=11) == ", about 2 minutes left"
 
 
 @pytest.mark.parametrize(

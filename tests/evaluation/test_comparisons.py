@@ -10,6 +10,7 @@ import pytest
 from made_results import Results, compared_folder, pair_of, replies, row_of, system, yes_questions
 
 from latentpress.evaluation.metrics_file import write_metrics
+from latentpress.evaluation.report import render
 
 
 @pytest.fixture
@@ -147,3 +148,22 @@ def test_a_selectors_gain_is_over_the_line_between_the_fixed_ratios_around_it(tm
     assert point["spread"] == pytest.approx(np.std(np.log2(64 / np.array(sizes))), abs=1e-4)
     assert found["slope"] is None  # of one point there is none
     assert found["gain"]["mean"] == point["mean"]
+
+
+@pytest.mark.parametrize(("contexts", "word"), [(9, "untested"), (10, "better")])
+def test_few_contexts_have_no_interval_and_no_word(tmp_path: Path, contexts: int, word: str) -> None:
+    made = Results(tmp_path)
+    made.ask("small", yes_questions(2 * contexts, each=2))
+    made.answer("small", system("press", "x4"), replies("yy" * contexts))
+    made.answer("small", system("head", "x4", "bound", "tuned"), replies(".." * contexts))
+    made.answer("small", system("full", None, "bound", "tuned"), replies("yy" * contexts))
+    content = write_metrics(made.out)
+    number = pair_of(content, "press-x4", "head-x4-tuned")["small"]
+    known = word != "untested"
+    assert (number["mean"], number["low"], number["word"]) == (1, 1 if known else None, word)
+    row = row_of(content, "press-x4", "small")
+    assert (row["headline"]["mean"], row["headline"]["high"]) == (1, 1 if known else None)
+    assert (row["retained"]["mean"], row["retained"]["low"]) == (1, 1 if known else None)
+    report = render(content)
+    assert ("untested: +100.0" in report) != known
+    assert ("better by 100.0 (100.0 to 100.0)" in report) == known

@@ -228,7 +228,7 @@ def _ahead(number: Mapping[str, Any] | None) -> str:
     """How much lower or higher the head's error is."""
     if number is None:
         return NONE
-    told = {"better": "lower", "worse": "higher", "level": "level"}[number["word"]]
+    told = {"better": "lower", "worse": "higher"}.get(number["word"], number["word"])
     return f"{told}: {decimals(number)}"
 
 

@@ -1,6 +1,8 @@
 """What `latentpress eval` does between its options and its report."""
 
 import hashlib
+import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +45,7 @@ def usual_systems() -> str:
     return ",".join([*shipped_presses(), _BOUNDS])
 
 
-def list_systems(as_json: bool) -> None:
+def list_systems(as_json: bool, data_dir: Path | None = None) -> None:
     """Prints bounds, peers and shipped presses, protocols, and sets that are known by name."""
     from latentpress.evaluation.protocols import PROTOCOLS
     from latentpress.evaluation.sources import IN_DOMAIN, OUT_OF_DOMAIN, known_names
@@ -51,8 +53,8 @@ def list_systems(as_json: bool) -> None:
     from latentpress.evaluation.systems.peers.environments import PACKAGES
     from latentpress.loading import shipped_presses
 
-    every, known, there = families(), known_names(), {name: _is_installed(name) for name in PACKAGES}
-    package = {name: one.needs.partition("==")[0] for name, one in every.items()}
+    every, known, there = families(), known_names(data_dir), {name: _is_installed(name) for name in PACKAGES}
+    package = {name: one.package for name, one in every.items()}
     if as_json:
         listed = {
             name: {"kind": one.kind, "about": one.about, "readers": one.readers, "sees_question": one.sees_question}
@@ -109,10 +111,26 @@ def make_setup(
     prompt: "PromptSettings",
     seed: int,
     readers: dict[str, str | None],
-    interpreters: list[str],
+    python: dict[str, Path],
 ) -> "Setup":
     """What systems share: base model and prompt of the first press that is named."""
     from latentpress.evaluation.systems import Setup
+
+    return Setup(
+        press=press,
+        readers={name: load(given) for name, given in readers.items() if given is not None},
+        prompt=prompt,
+        seed=seed,
+        python=python,
+    )
+
+
+def peer_interpreters(interpreters: list[str]) -> dict[str, Path]:
+    """Interpreters of peers by package, as `--peer-python` gives them.
+
+    Raises:
+        InputError: one names no peer.
+    """
     from latentpress.evaluation.systems.peers.environments import PACKAGES
 
     python: dict[str, Path] = {}
@@ -123,13 +141,7 @@ def make_setup(
         if name not in PACKAGES:
             raise InputError(f"--peer-python {given!r}: no peer {name!r}; choose one of {', '.join(PACKAGES)}")
         python[name] = Path(path)
-    return Setup(
-        press=press,
-        readers={name: load(given) for name, given in readers.items() if given is not None},
-        prompt=prompt,
-        seed=seed,
-        python=python,
-    )
+    return python
 
 
 def systems_of(names: list[str], setup: "Setup", sizes: Any, load: Any) -> "list[System]":
@@ -170,12 +182,16 @@ def answer(comparison: "Comparison", *, close: bool) -> "Outcome":
     with Progress(*columns, console=out, disable=not out.is_terminal, speed_estimate_period=600) as bar:
         task = bar.add_task("answering", total=None)
         told: set[str] = set()
+        begun = time.monotonic()
+        before: list[int] = []  # answered by an earlier run, which took no time of this one
 
         def show(now: runner.Progress) -> None:
             where = f"{now.label} on {now.dataset}"
             bar.update(task, completed=now.done, total=now.total, description=where)
+            before.append(now.done)
             if where not in told and not out.is_terminal:
-                out.print(f"{where}: {now.done:,} of {now.total:,} questions are answered", soft_wrap=True)
+                left = time_left(time.monotonic() - begun, now.done - before[0], now.total - now.done)
+                out.print(f"{where}: {now.done:,} of {now.total:,} questions are answered{left}", soft_wrap=True)
             told.add(where)
 
         try:
@@ -183,6 +199,14 @@ def answer(comparison: "Comparison", *, close: bool) -> "Outcome":
         except KeyboardInterrupt:
             out.print("what is answered is kept; the same command goes on")
             raise
+
+
+def time_left(seconds: float, done: int, left: int) -> str:
+    """What is left to do, in words, by how long so many questions took; empty before the first."""
+    if not done:
+        return ""
+    minutes = math.ceil(seconds / done * left / 60)
+    return f", about {minutes:,} minute{'' if minutes == 1 else 's'} left"
 
 
 def measure_times(systems: "list[System]", setup: "Setup", lengths: list[int], out: Path) -> None:

@@ -15,6 +15,7 @@ from latentpress.cli.comparison import (
     list_systems,
     make_setup,
     measure_times,
+    peer_interpreters,
     settings_of,
     systems_of,
     timed_lengths,
@@ -121,7 +122,7 @@ def evaluate(
     if context.invoked_subcommand is not None:
         return
     if listed:
-        list_systems(as_json)
+        list_systems(as_json, data_dir)
         return
     from latentpress.evaluation.protocols import find_protocol
     from latentpress.evaluation.systems import Size
@@ -140,10 +141,11 @@ def evaluate(
         raise InputError(f"--with {systems!r} names no system; `latentpress eval --list` shows them")
     # Before anything is loaded: what cannot be found.
     from latentpress.evaluation.sources import find_sources, notes
-    from latentpress.evaluation.systems.named import press_names
+    from latentpress.evaluation.systems.named import find_peers, press_names
 
     sources = find_sources(data, data_dir=data_dir) if data else rules.find_sets(data_dir)
-    presses = press_names(names)
+    presses, interpreters = press_names(names), peer_interpreters(peer_python or [])
+    find_peers(names, interpreters)
 
     @functools.cache
     def load(name: str) -> "Press":
@@ -171,7 +173,7 @@ def evaluate(
     for one in sets:
         progress_console().print(f"{one.name}: {len(one.questions):,} questions; left out: {one.dropped}")
     prompt = rules.reader_prompt(press.config.prompt, {question.kind for one in sets for question in one.questions})
-    setup = make_setup(press, load, prompt, seed, readers, peer_python or [])
+    setup = make_setup(press, load, prompt, seed, readers, interpreters)
     made = systems_of(names, setup, sizes, load)
     from latentpress.evaluation.origin import origin
     from latentpress.evaluation.runner import Comparison

@@ -37,6 +37,10 @@ class Scopes:
     incomplete: Collection[str] = ()
     """Labels of systems that have not answered all that they are asked; pooled numbers leave them out."""
 
+    def has(self, label: str) -> bool:
+        """Whether a system answered anything."""
+        return any(one.count([label]) for one in self.samples.values())
+
     def numbers(self, labels: Sequence[str], pick: Pick) -> dict[str, Number]:
         """A number of some systems on each set that all of them answered, and `pooled` where they answered all sets.
 

@@ -54,7 +54,8 @@ def break_even(compress: float, stored: float, full: float, read: float = 0.0) -
 def _system(times: Times, full: Times, cached: Times | None) -> dict[str, Any]:
     """Median seconds, ratios and break-even of one system at one length."""
     made: dict[str, Any] = {"kept": times.kept, "peak_bytes": times.peak_bytes, "rounds": len(times.total)}
-    made["peak_ratio"] = times.peak_bytes / full.peak_bytes if times.peak_bytes and full.peak_bytes else None
+    peak, whole = times.peak_bytes, full.peak_bytes
+    made["peak_ratio"] = peak / whole if peak is not None and whole else None  # nothing taken is known too
     for name in _QUANTITIES:
         taken = _series(times, name)
         if taken is None:

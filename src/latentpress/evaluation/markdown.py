@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from latentpress.evaluation.resampling import UNTESTED
+
 NONE = "–"
 """Stands where there is no number."""
 
@@ -38,8 +40,8 @@ def verdict(number: Mapping[str, Any] | None) -> str:
     """A paired difference in words: `better by 7.0 (4.1 to 9.9)`."""
     if number is None:
         return NONE
-    if number["word"] == "level":
-        return f"level: {points(number['mean'], sign=True)}{between(number, sign=True)}"
+    if number["word"] in ("level", UNTESTED):
+        return f"{number['word']}: {points(number['mean'], sign=True)}{between(number, sign=True)}"
     least, most = sorted(abs(number[end]) for end in ("low", "high"))
     return f"{number['word']} by {points(abs(number['mean']))} ({points(least)} to {points(most)})"
 

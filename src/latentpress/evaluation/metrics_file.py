@@ -49,8 +49,9 @@ KEYS = {
     "questions whose kind has them), tokens and kept (sums over the answered), ratio (their quotient, null where "
     "nothing is kept), correct_only_ratio, of correct_tokens and correct_kept (the semi-dynamic paper's: the same over "
     "the answers that its substring accuracy counts as right), bytes_per_token (of the stored context; null where none "
-    "is stored), headline (mean, low, high: 95% bootstrap interval), retained (the same for the share of the ceiling's "
-    "score, on common questions); pooled only for systems that have answered all they are asked",
+    "is stored), headline (mean, low, high: 95% bootstrap interval), intervals (low and high of each measure beside "
+    "the headline, from the same resamples), retained (mean, low, high of the share of the ceiling's score, on common "
+    "questions); pooled only for systems that have answered all they are asked",
     "lines.<name>": "labels of all fixed sizes of a system",
     "gaps": "where a system has not answered all that it is asked, is asked less than there is, or failed: label, set, "
     "questions, asked, answered, failed, and why it could not go on (null for no reason given)",
@@ -58,8 +59,9 @@ KEYS = {
     "scope: mean of a - b in the headline measure, its 95% paired bootstrap interval low to high, n, ratios (that both "
     "reached), a_of and b_of (labels; of two, the score is taken between them at the other side's ratio, by a straight "
     "line over log2 of the ratio, as their own ratios differ from it by more than 5%), and word: better or worse only "
-    "if the interval leaves zero out, else level; of a hundred pairs without a difference some five leave it out by "
-    "chance",
+    "if the interval leaves zero out, else level, or untested where there is no interval (null: fewer than 10 "
+    "contexts, or a number that is undefined in some resample); of a hundred pairs without a difference some five "
+    "leave it out by chance",
     "losses": "pairs in which a press is worse than a system that is none",
     "selector_gains": "by press: points (what its selector gained over its fixed ratios at the same mean ratio, and "
     "the spread, the standard deviation of the log2 ratios it came to), gain (mean of the points), slope (gain for "
@@ -120,6 +122,7 @@ def measure(folder: Folder) -> dict[str, Any]:
     answering = {label for _, label in rows}
     systems = {label: one for label, one in folder.systems.items() if label in answering}
     every = list(pairs(scopes, systems, sizes))
+    beside = {name: scopes_of(folder, scored, name) for name in _beside(folder, protocol)}
     content = {
         "format": FORMAT,
         "keys": KEYS,
@@ -129,7 +132,8 @@ def measure(folder: Folder) -> dict[str, Any]:
         "pooled": {"sets": pooled, "measure": measures[pooled[0]] if pooled else "f1"},
         "ceiling": ceiling_of(systems),
         "systems": {
-            label: _about(one) | {"scopes": _scopes(label, rows, scopes, systems)} for label, one in systems.items()
+            label: _about(one) | {"scopes": _scopes(label, rows, scopes, systems, beside)}
+            for label, one in systems.items()
         },
         "lines": lines_of(systems),
         "gaps": gaps,
@@ -144,15 +148,21 @@ def measure(folder: Folder) -> dict[str, Any]:
     return made
 
 
-def scopes_of(folder: Folder, scored: Mapping[tuple[str, str], Scored]) -> Scopes:
-    """What numbers of a folder are of: each set, and together those with the headline measure that most sets have."""
+def scopes_of(folder: Folder, scored: Mapping[tuple[str, str], Scored], measure: str | None = None) -> Scopes:
+    """What numbers of a folder are of: each set, and together those with the headline measure that most sets have.
+
+    Args:
+        folder: what was read.
+        scored: its answers.
+        measure: what is resampled; the headline if None.
+    """
     protocol = protocol_of(folder)
     measures = {one.name: set_headline(one, protocol) for one in folder.sets}
     most = max(measures.values(), key=[*measures.values()].count, default="")
     pooled = [name for name, each in measures.items() if each == most]
     answered = {key: int((~np.isnan(found.headline)).sum()) for key, found in scored.items()}
     unfinished = {label for (name, label), n in answered.items() if name in pooled and n < folder.asked[name, label]}
-    return Scopes(samples_of(folder, scored), pooled, unfinished)
+    return Scopes(samples_of(folder, scored, measure), pooled, unfinished)
 
 
 def chief_scope(content: Mapping[str, Any]) -> str:
@@ -227,6 +237,7 @@ def _scopes(
     rows: Mapping[tuple[str, str], Mapping[str, Any]],
     scopes: Scopes,
     systems: Mapping[str, Described],
+    beside: Mapping[str, Scopes],
 ) -> dict[str, Any]:
     """Rows of a system by set, and pooled, with their intervals."""
     made = {name: dict(row) for (name, of), row in rows.items() if of == label}
@@ -235,10 +246,21 @@ def _scopes(
         made[POOLED] = _pooled([made[name] for name in scopes.pooled])
     ceiling = ceiling_of(systems)
     retained = scopes.numbers([label, ceiling], share) if ceiling else {}
+    others = {measure: each.numbers([label], own) for measure, each in beside.items() if each.has(label)}
     for name, row in made.items():
         row["headline"] = headlines[name]
         row["retained"] = retained.get(name)
+        row["intervals"] = {
+            measure: [numbers[name]["low"], numbers[name]["high"]]
+            for measure, numbers in others.items()
+            if name in numbers
+        }
     return made
+
+
+def _beside(folder: Folder, protocol: str) -> list[str]:
+    """Measures that stand beside the headline on any set."""
+    return list(dict.fromkeys(name for one in folder.sets for name in columns(list(one.kinds), protocol)))
 
 
 def _pooled(every: list[dict[str, Any]]) -> dict[str, Any]:

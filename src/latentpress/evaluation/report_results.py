@@ -102,11 +102,16 @@ def _results(content: Mapping[str, Any], scope: str, labels: Sequence[str]) -> s
     for label in _ranked(labels, content, scope):
         one = content["systems"][label]
         row = one["scopes"][scope]
-        cells = [f"`{label}`", _at(one), with_interval(row["headline"]), *(points(row[name]) for name in others)]
+        cells = [f"`{label}`", _at(one), with_interval(row["headline"]), *(_measured(row, name) for name in others)]
         cells += [with_interval(row["retained"]), *(ratio(row[key]) for key in ratios)]
         stored = row["bytes_per_token"]
         rows.append([*cells, NONE if stored is None else f"{stored:,.3g}", f"{row['asked']:,}", f"{row['n']:,}"])
     return table([*header, "bytes a context token", "asked", "answered"], rows)
+
+
+def _measured(row: Mapping[str, Any], measure: str) -> str:
+    low, high = row["intervals"].get(measure, (None, None))
+    return with_interval({"mean": row[measure], "low": low, "high": high})
 
 
 def losses(content: Mapping[str, Any]) -> Iterator[str]:
@@ -223,11 +228,11 @@ def _from_press(pair: Mapping[str, Any], first: str) -> Mapping[str, Any]:
     """A pair as it is seen from one of its sides, `a` or `b`."""
     if first == "a":
         return pair
-    turned = {"better": "worse", "worse": "better", "level": "level"}
+    turned = {"better": "worse", "worse": "better"}
     scopes = {
         name: number
         | {"mean": -number["mean"], "low": _minus(number["high"]), "high": _minus(number["low"])}
-        | {"word": turned[number["word"]], "ratios": number["ratios"][::-1]}
+        | {"word": turned.get(number["word"], number["word"]), "ratios": number["ratios"][::-1]}
         | {"a_of": number["b_of"], "b_of": number["a_of"]}
         for name, number in pair["scopes"].items()
     }

@@ -6,6 +6,7 @@ all their questions, where it is known which questions are about the same one; o
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +19,10 @@ SAMPLES = 2000
 """Resamples."""
 LEVEL = 0.95
 """Share of them inside an interval."""
+UNTESTED = "untested"
+"""Word for a difference without an interval."""
+LEAST = 10
+"""Contexts below which there is no interval: resamples of so few say little of others, those of one nothing."""
 
 
 class SetSamples:
@@ -56,7 +61,8 @@ class SetSamples:
         """Means of systems over the questions that all of them answered, at least one.
 
         Returns:
-            Means `[systems]`, and those of each resample `[samples, systems]`.
+            Means `[systems]`, and those of each resample `[samples, systems]`; NaN if there are fewer than `LEAST`
+            contexts.
         """
         common = self._common(labels)
         key = np.packbits(common).tobytes()
@@ -88,7 +94,7 @@ class SetSamples:
             times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
             totals[start : start + rows] = times.astype(np.float64) @ sums
         resampled = totals[:, :-1] / totals[:, -1:]
-        resampled[:, unanswered[:-1]] = np.nan
+        resampled[:, unanswered[:-1] | (count < LEAST)] = np.nan
         return values.mean(0), resampled
 
 
@@ -100,6 +106,11 @@ def interval(resampled: Floats, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def word(low: float, high: float) -> str:
-    """`better`, `worse` or `level`: whether the interval of a difference leaves zero out, and on which side."""
+def word(low: float | None, high: float | None) -> str:
+    """`better`, `worse` or `level`: whether the interval of a difference leaves zero out, and on which side.
+
+    `untested` if there is no interval (NaN or None).
+    """
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return UNTESTED
     return "better" if low > 0 else "worse" if high < 0 else "level"

@@ -130,11 +130,20 @@ def protocol_of(folder: Folder) -> str:
     return str(folder.settings.get("protocol", "default"))
 
 
-def samples_of(folder: Folder, scored: Mapping[tuple[str, str], Scored]) -> dict[str, SetSamples]:
-    """Resampled means of the headline measure by set, over the systems that answered any of its questions."""
+def samples_of(
+    folder: Folder, scored: Mapping[tuple[str, str], Scored], measure: str | None = None
+) -> dict[str, SetSamples]:
+    """Resampled means of a measure (the headline's if None) by set, over the systems that answered its questions.
+
+    Resamples are the same for all measures.
+    """
     made = {}
     for one in folder.sets:
-        values = {label: found.headline for (name, label), found in scored.items() if name == one.name}
+        values = {
+            label: found.headline if measure is None else found.values[measure]
+            for (name, label), found in scored.items()
+            if name == one.name and (measure is None or measure in found.values)
+        }
         made[one.name] = SetSamples(one.name, groups_of(one), values, seed=int(folder.settings.get("seed", 0)))
     return made
 

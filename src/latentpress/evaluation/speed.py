@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from latentpress.errors import ContextTooLongError, InputError, PeerError
-from latentpress.evaluation.memory import peak_bytes, reset_peak, resident_bytes
+from latentpress.evaluation.memory import give_back_freed, peak_bytes, reset_peak, resident_bytes
 from latentpress.evaluation.questions import Question
 from latentpress.evaluation.speed_schema import Speed, Times
 from latentpress.evaluation.systems.base import System
@@ -163,6 +163,9 @@ class _Subject:
             torch.cuda.reset_peak_memory_stats()
             self.from_text()
             return max(0, torch.cuda.max_memory_allocated() - before)
+        give_back_freed()
+        if worker is not None:
+            worker.give_back_freed()
         processes = ["self"] if worker is None else ["self", str(worker.pid)]
         if not all(map(reset_peak, processes)):
             return None

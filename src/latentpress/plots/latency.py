@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 
 from latentpress.evaluation.metrics_file import chief_scope, measure_name
 from latentpress.evaluation.sources import POOLED
-from latentpress.plots.systems import Line, Look, keys, legend, level_lines, lines, marks
+from latentpress.plots.systems import Line, Look, interval_bars, keys, legend, level_lines, lines, marks
 
 _THIN = 2  # lines thicker than this are presses, whose points are named
 
@@ -78,7 +78,7 @@ def _line(
         [ratio["median"] for ratio in ratios],
         [100 * score["mean"] for score in scores],
         xerr=[[r["median"] - r["low"] for r in ratios], [r["high"] - r["median"] for r in ratios]],
-        yerr=[[100 * (s["mean"] - s["low"]) for s in scores], [100 * (s["high"] - s["mean"]) for s in scores]],
+        yerr=interval_bars(scores),
         linestyle=":" if hollow else look.dashes,
         linewidth=look.width,
         elinewidth=0.8,

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from latentpress.evaluation.metrics_file import chief_scope, measure_name, ratio_key, ratio_of, read_metrics
 from latentpress.evaluation.sources import POOLED
 from latentpress.plots import latency
-from latentpress.plots.systems import Line, keys, legend, level_lines, lines, marks
+from latentpress.plots.systems import Line, interval_bars, keys, legend, level_lines, lines, marks
 from latentpress.training.plot import save
 
 _WIDE = 8  # sets that two rows of small panels hold
@@ -74,15 +74,11 @@ def _panel(axes: Axes, content: Mapping[str, Any], scope: str, drawn: Sequence[L
         if not rows:
             continue
         means = [100 * row["headline"]["mean"] for row in rows]
-        away = [
-            [100 * (row["headline"]["mean"] - row["headline"]["low"]) for row in rows],
-            [100 * (row["headline"]["high"] - row["headline"]["mean"]) for row in rows],
-        ]
         style = marks(line.look) | ({} if large else {"markersize": 3.5})
         axes.errorbar(
             [reached[id(row)] for row in rows],
             means,
-            yerr=away,
+            yerr=interval_bars([row["headline"] for row in rows]),
             linestyle=line.look.dashes,
             linewidth=line.look.width * (1 if large else 0.75),
             elinewidth=0.8,

@@ -119,6 +119,13 @@ def marks(look: Look, *, hollow: bool | None = None) -> dict[str, Any]:
     }
 
 
+def interval_bars(numbers: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """How far the intervals of some shares reach down and up, in points; no bar where there is no interval."""
+    return [
+        [0.0 if one[end] is None else 100 * abs(one["mean"] - one[end]) for one in numbers] for end in ("low", "high")
+    ]
+
+
 def legend(figure: Figure, drawn: Sequence[Line], more: Sequence[Line2D]) -> None:
     """Names by colour and mark, then what line and mark say, right of everything."""
     entries: dict[str, Line2D] = {}

@@ -154,3 +154,8 @@ class Family:
     """The question is known while the context is compressed."""
     needs: str = ""
     """Package that has to be installed, with its version; empty for none."""
+
+    @property
+    def package(self) -> str:
+        """Its name without the version."""
+        return self.needs.partition("==")[0]

@@ -6,7 +6,7 @@ import difflib
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +72,7 @@ def make_systems(
     table, loaded = families(), functools.cache(load)
     notes: list[str] = []
     systems: list[System] = []
-    for wanted in (_wanted(name, table) for name in names):
+    for wanted in _all_wanted(names, table):
         if wanted.name in table:
             systems += _of_family(table[wanted.name], wanted, setup, sizes, notes)
         else:
@@ -95,7 +95,29 @@ def press_names(names: Sequence[str]) -> list[str]:
         InputError: an unknown name, with the nearest ones.
     """
     table = families()
-    return [wanted.name for wanted in (_wanted(name, table) for name in names) if wanted.name not in table]
+    return [wanted.name for wanted in _all_wanted(names, table) if wanted.name not in table]
+
+
+def find_peers(names: Sequence[str], interpreters: Mapping[str, Path]) -> None:
+    """Looks up the packages of all peers that are named, without starting any.
+
+    Args:
+        names: as `make_systems` takes them.
+        interpreters: by package, where they are given.
+
+    Raises:
+        InputError: one is not there, and how to get it.
+    """
+    from latentpress.evaluation.systems.peers.environments import find
+
+    table = families()
+    for package in dict.fromkeys(table[one.name].package for one in _all_wanted(names, table) if one.name in table):
+        if package:
+            find(package, interpreters)
+
+
+def _all_wanted(names: Sequence[str], table: dict[str, Family]) -> list[_Wanted]:
+    return [_wanted(name, table) for name in names]
 
 
 def _wanted(text: str, table: dict[str, Family]) -> _Wanted:
@@ -160,7 +182,7 @@ def _meant(word: str, table: dict[str, Family], shipped: Sequence[str]) -> str:
         return f"a reader stands behind a bound or peer, as in full:{readers[near]}; "
     packages: dict[str, list[str]] = {}
     for family in table.values():
-        packages.setdefault(family.needs.partition("==")[0], []).append(family.name)
+        packages.setdefault(family.package, []).append(family.name)
     for near in difflib.get_close_matches(word, packages.keys() - {"", *table}, n=1, cutoff=0.75):
         return f"{near} has {', '.join(packages[near])}; "
     nearest = difflib.get_close_matches(word, known, n=3, cutoff=0.5)

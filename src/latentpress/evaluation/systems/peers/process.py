@@ -108,6 +108,14 @@ class PeerProcess:
         """
         return self._exchange(request, self._answer_seconds)
 
+    def give_back_freed(self) -> None:
+        """Has the worker give freed memory back to the system, so that its next peak is that of what it does next.
+
+        Raises:
+            PeerGoneError: see `ask`.
+        """
+        self._exchange({"give_back_freed": True}, self._answer_seconds)
+
     @property
     def pid(self) -> int:
         """Number of the process."""

@@ -49,6 +49,10 @@ class Lease:
         """
         return self._running().ask(**request)
 
+    def give_back_freed(self) -> None:
+        """See `PeerProcess.give_back_freed`."""
+        self._running().give_back_freed()
+
     @property
     def pid(self) -> int:
         """Number of the process."""

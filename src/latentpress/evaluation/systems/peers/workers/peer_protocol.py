@@ -6,10 +6,13 @@ A worker runs in the environment of its peer and imports nothing of latentpress.
     in   {"id": 0, "settings": {...}}          out  {"id": 0, "versions": {"python": "3.11.7", "kvpress": "0.5.5"}}
     in   {"id": 1, "text": "...", ...}         out  {"id": 1, "kept": "...", ...}
     in   {"id": 2, "text": "...", ...}         out  {"id": 2, "error": "ValueError: ..."}
+    in   {"id": 3, "give_back_freed": true}    out  {"id": 3}
 
 The end of its input ends the worker.
 """
 
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -50,11 +53,23 @@ def serve(packages: Sequence[str], start: Callable[[Fields], Callable[[Fields], 
     while True:
         request = json.loads(lines.get())
         number = request.pop("id")
+        if request.pop("give_back_freed", False):
+            _give_back_freed()
+            send({"id": number})
+            continue
         try:
             send({"id": number, **answer(request)})
         except Exception as error:  # noqa: BLE001 - the peer may raise anything, and the next request may be fine
             traceback.print_exc()
             send({"id": number, "error": f"{type(error).__name__}: {error}"})
+
+
+def _give_back_freed() -> None:
+    """Gives memory that is free here back to the system, where it can (glibc): a peak is measured next."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _read(lines: queue.SimpleQueue[str]) -> None:
