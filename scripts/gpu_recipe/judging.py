@@ -12,6 +12,7 @@ from latentpress.cli.comparison import make_setup, settings_of
 from latentpress.errors import TrainingError
 from latentpress.evaluation import report, runner
 from latentpress.evaluation.datasets import Selection, read_dataset
+from latentpress.evaluation.markdown import with_interval
 from latentpress.evaluation.protocols import find_protocol
 from latentpress.evaluation.sources import find_sources
 from latentpress.evaluation.systems import Size, make_systems
@@ -62,7 +63,7 @@ def judge(
     sets = [read_dataset(source, count_tokens=first.count_tokens, selection=selection) for source in sources]
     prompt = rules.reader_prompt(first.config.prompt, {question.kind for one in sets for question in one.questions})
     tuned = None if judging.reader is None else str(presses[judging.reader])
-    setup = make_setup(first, opened, prompt, judging.seed, {"tuned": tuned}, [])
+    setup = make_setup(first, opened, prompt, judging.seed, {"tuned": tuned}, {})
     systems, _ = make_systems(names, setup, [Size.parse(word) for word in ("4", "8", "16")], opened)
     comparison = runner.Comparison(
         out=out,
@@ -121,11 +122,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         found: what `scores` gives.
     """
     told = {
-        label: [f"{name} {_points(one['headline'])}" for name, one in sets.items()] for label, sets in found.items()
+        label: [f"{name} {with_interval(one['headline'])}" for name, one in sets.items()]
+        for label, sets in found.items()
     }
     return [f"{label}: {', '.join(sets)}" for label, sets in told.items()]
-
-
-def _points(headline: Mapping[str, float]) -> str:
-    mean, low, high = (f"{100 * headline[name]:.1f}" for name in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"

@@ -20,6 +20,18 @@ def test_the_same_steps_have_the_same_losses(tiny_press_folder: Path) -> None:
     assert found["loss_difference"] < 0.01 * found["loss"]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of the tracer itself
+def test_a_press_whose_decoder_encodes_has_its_networks_counted_once(tmp_path: Path, tiny_base_folder: Path) -> None:
+    from cli.helpers import write_tiny_press
+
+    import latentpress
+
+    settings = {"compressor": "kv-pooling", "residual": "none", "encoder_layers": None, "encoder_lora": None}
+    folder = write_tiny_press(tmp_path / "entries", tiny_base_folder, **settings)
+    press = latentpress.load(folder, device="cpu", dtype="float32")
+    assert compiled.compile_networks(press, backend="eager") == 3
+
+
 def test_steps_have_other_lengths(tiny_press_folder: Path) -> None:
     import latentpress
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -166,6 +167,29 @@ def test_the_time_left_is_reckoned_from_what_this_run_answered() -> None:
     assert time_left(seconds=60, done=0, left=10) == ""
     assert time_left(seconds=60, done=10, left=10) == ", about 1 minute left"
     assert time_left(seconds=60, done=10, left=11) == ", about 2 minutes left"
+
+
+def test_what_an_earlier_run_answered_does_not_count_as_the_work_of_this_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from latentpress.cli import comparison
+    from latentpress.evaluation import runner
+
+    clock = iter([0.0, 60.0, 120.0])
+
+    def answered(_comparison: object, progress: Callable[[runner.Progress], None], *, close: bool) -> None:
+        assert close
+        for label, done in (("a", 900), ("b", 910)):
+            progress(runner.Progress(label=label, dataset="s", done=done, total=1000))
+
+    monkeypatch.setattr(comparison, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(runner, "run", answered)
+    comparison.answer(None, close=True)  # type: ignore[arg-type]
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "a on s: 900 of 1,000 questions are answered",
+        "b on s: 910 of 1,000 questions are answered, about 18 minutes left",  # 10 in two minutes, 90 are left
+    ]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_results import Results, compared_folder, pair_of, replies, row_of, system, yes_questions
+from made_results import Reply, Results, compared_folder, pair_of, question, replies, row_of, system, yes_questions
 
 from latentpress.evaluation.metrics_file import write_metrics
 from latentpress.evaluation.report import render
@@ -167,3 +167,38 @@ def test_few_contexts_have_no_interval_and_no_word(tmp_path: Path, contexts: int
     report = render(content)
     assert ("untested: +100.0" in report) != known
     assert ("better by 100.0 (100.0 to 100.0)" in report) == known
+    assert ("| untested on |" in report) != known
+    counted = "1 | 0 | 0" if known else "– | – | –"
+    assert f"| `press-x4` | x4 | {counted} | {'level' if known else 'untested'} |" in report
+
+
+def test_a_small_set_leaves_the_mean_over_sets_without_an_interval(compared: Results) -> None:
+    compared.ask("small", yes_questions(9))
+    for about, right in ((system("press", "x4"), "y"), (system("head", "x4", "bound", "tuned"), ".")):
+        compared.answer("small", about, replies(right * 9))
+    content = write_metrics(compared.out)
+    scopes = pair_of(content, "press-x4", "head-x4-tuned")
+    assert [scopes[name]["word"] for name in ("east", "small", "pooled")] == ["better", "untested", "untested"]
+    assert scopes["pooled"]["mean"] == pytest.approx((0.75 + 0.25 + 1) / 3, abs=1e-5)
+    assert row_of(content, "press-x4", "pooled")["headline"]["low"] is None
+
+
+def test_measures_beside_the_headline_have_intervals(tmp_path: Path) -> None:
+    made = Results(tmp_path)
+    for name in ("east", "west"):
+        made.ask(name, [question(f"q{i}", "yes", context=f"c{i}") for i in range(40)])
+        half_right: list[Reply] = [("oh yes", 40, 10), ("yes", 40, 10), ("no", 40, 10), ("no", 40, 10)]
+        made.answer(name, system("press", "x4"), half_right * 10)
+    content = write_metrics(made.out)
+    for scope in ("east", "pooled"):
+        row = row_of(content, "press-x4", scope)
+        assert list(row["intervals"]) == ["exact_match", "substring_accuracy"]
+        for measure, mean in (("exact_match", 0.25), ("substring_accuracy", 0.5)):
+            low, high = row["intervals"][measure]
+            assert row[measure] == pytest.approx(mean)
+            assert low < mean < high
+    low, high = row_of(content, "press-x4", "east")["intervals"]["exact_match"]
+    right = np.array([0.0, 1.0, 0.0, 0.0] * 10)
+    drawn = np.random.default_rng(1).choice(right, (4000, 40)).mean(1)
+    assert (low, high) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))), abs=0.026)  # steps of 1/40
+    assert f"25.0 ({100 * low:.1f} to {100 * high:.1f})" in render(content)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from test_readers import READER
 from tiny import config_for, make_model
 
 from latentpress.errors import InputError, PeerError
+from latentpress.evaluation.memory import resident_bytes
 from latentpress.evaluation.questions import Question
 from latentpress.evaluation.systems import Setup, Size
 from latentpress.evaluation.systems.bounds import BOUNDS
@@ -144,6 +146,17 @@ def test_a_process_that_died_is_started_again_for_the_next_request(tmp_path: Pat
         lease.ask(die=True)
     assert lease.ask(die=False)["fine"]
     lease.close()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to give memory back")
+def test_a_worker_gives_back_what_it_has_freed(tmp_path: Path) -> None:
+    # The last of many small pieces holds the heap's end in place, so that what is freed below it stays.
+    hold = "held = [bytearray(65536) for _ in range(2000)]; settings['last'] = held[-1]; del held"
+    with running(worker(tmp_path, "return {'fine': True}", start=hold)) as process:
+        before = resident_bytes(str(process.pid))
+        process.give_back_freed()
+        assert before - resident_bytes(str(process.pid)) > 0.8 * 2000 * 65536
+        assert process.ask() == {"id": 2, "fine": True}
 
 
 # ---- environments ----

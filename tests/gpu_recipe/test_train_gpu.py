@@ -103,6 +103,8 @@ def test_scores_are_told_in_points_with_their_intervals() -> None:
 
     headline = {"mean": 0.5, "low": 0.25, "high": 0.751, "n": 6}
     assert lines({"press-x4": {"squad": {"headline": headline}}}) == ["press-x4: squad 50.0 (25.0 to 75.1)"]
+    few = {"mean": 0.5, "low": None, "high": None, "n": 6}
+    assert lines({"press-x4": {"squad": {"headline": few}}}) == ["press-x4: squad 50.0"]
 
 
 def test_the_peak_of_a_chip_is_known_by_its_name_or_given() -> None:

@@ -14,21 +14,21 @@ from matplotlib.colors import to_hex
 from latentpress.evaluation.metrics_file import write_metrics
 from latentpress.evaluation.speed_schema import Speed, Times
 from latentpress.plots import latency, pareto
-from latentpress.plots.systems import lines
+from latentpress.plots.systems import interval_bars, lines
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
     made = Results(tmp_path)
     for name in ("east", "west"):
-        made.ask(name, yes_questions(8))
+        made.ask(name, yes_questions(16))
         for size, right, kept in (("x4", "yyyyyy..", 10), ("x8", "yy......", 5), ("auto", "yyyyy...", 8)):
-            made.answer(name, system("press", size), replies(right, kept=kept))
+            made.answer(name, system("press", size), replies(right * 2, kept=kept))
         for reader, right in (("zero-shot", "y......."), ("tuned", "yy......")):
-            made.answer(name, system("head", "x4", "bound", reader), replies(right))
-        made.answer(name, system("bm25", "x4", "bound", "tuned", sees_question=True), replies("yyyyyyy."))
-        made.answer(name, system("full", None, "bound", "tuned"), replies("yyyyyyyy", kept=40))
-        made.answer(name, system("none", None, "bound", "tuned"), replies("........", kept=0))
+            made.answer(name, system("head", "x4", "bound", reader), replies(right * 2))
+        made.answer(name, system("bm25", "x4", "bound", "tuned", sees_question=True), replies("yyyyyyy." * 2))
+        made.answer(name, system("full", None, "bound", "tuned"), replies("yyyyyyyy" * 2, kept=40))
+        made.answer(name, system("none", None, "bound", "tuned"), replies("........" * 2, kept=0))
     return made
 
 
@@ -76,6 +76,17 @@ def test_points_are_scores_over_the_ratio_that_was_reached(results: Results) -> 
             ([4.0, 8.0], [75.0, 25.0]),
             ([5.0], [62.5]),
         ]
+
+
+def test_bars_reach_to_the_ends_of_the_interval(results: Results) -> None:
+    content = write_metrics(results.out)
+    headline = content["systems"]["press-x4"]["scopes"]["pooled"]["headline"]
+    assert 0 < headline["low"] < headline["mean"] < headline["high"]
+    (axes, *_) = pareto.figure_of(content).axes
+    ends = [tuple(round(float(y), 3) for _, y in bar) for bars in axes.collections for bar in bars.get_segments()]
+    assert (round(100 * headline["low"], 3), round(100 * headline["high"], 3)) in ends
+    few = {"mean": 0.5, "low": None, "high": None}
+    assert interval_bars([few, {"mean": 0.5, "low": 0.25, "high": 1.0}]) == [[0.0, 25.0], [0.0, 50.0]]
 
 
 def test_the_papers_protocol_has_its_ratio_on_the_axis(tmp_path: Path) -> None:

@@ -81,7 +81,9 @@ def list_systems(as_json: bool, data_dir: Path | None = None) -> None:
         every_set = "all of MRQA's" if set(rule.sets) == {*IN_DOMAIN, *OUT_OF_DOMAIN} else ", ".join(rule.sets)
         rules.add_row(name, rule.about, every_set or "those of --data")
     console().print("", rules, "", sep="\n")
-    console().print(f"MRQA's sets and AdversarialQA, by name, from --data-dir or else the hub: {', '.join(known)}")
+    console().print(
+        f"Sets by name, from --data-dir, or else of MRQA and AdversarialQA from the hub: {', '.join(known)}"
+    )
 
 
 def _is_installed(peer: str) -> bool:
@@ -183,14 +185,15 @@ def answer(comparison: "Comparison", *, close: bool) -> "Outcome":
         task = bar.add_task("answering", total=None)
         told: set[str] = set()
         begun = time.monotonic()
-        before: list[int] = []  # answered by an earlier run, which took no time of this one
+        before: int | None = None  # answered by an earlier run, which took no time of this one
 
         def show(now: runner.Progress) -> None:
+            nonlocal before
             where = f"{now.label} on {now.dataset}"
             bar.update(task, completed=now.done, total=now.total, description=where)
-            before.append(now.done)
+            before = now.done if before is None else before
             if where not in told and not out.is_terminal:
-                left = time_left(time.monotonic() - begun, now.done - before[0], now.total - now.done)
+                left = time_left(time.monotonic() - begun, now.done - before, now.total - now.done)
                 out.print(f"{where}: {now.done:,} of {now.total:,} questions are answered{left}", soft_wrap=True)
             told.add(where)
 

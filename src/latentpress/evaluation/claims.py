@@ -106,6 +106,8 @@ class Claim:
         for one in self.ours:
             if one.note is None and one.low is not None and one.high is not None and one.low <= edge <= one.high:
                 return f"{self.verdict} (interval includes {one.shown(edge) if edge else '0'} {one.unit})"
+        if any(one.note is None and one.low is None for one in self.ours):
+            return f"{self.verdict} (no interval)"
         return f"{self.verdict} (intervals on both sides)"
 
 
@@ -135,9 +137,8 @@ def _judged(published: Published, ours: Sequence[Measured]) -> Claim:
     """A claim with its verdict; a number without an interval, or with a note, decides nothing."""
     fair = [one for one in ours if one.note is None]
     intervals = [(one.low, one.high) for one in fair if one.low is not None and one.high is not None]
-    verdict: Verdict = "not yet measured" if fair or not ours else "no fair test"
+    verdict: Verdict = "not yet decided" if fair else "no fair test" if ours else "not yet measured"
     if intervals:
-        verdict = "not yet decided"
         if all(low > published.above for low, _ in intervals):
             verdict = "holds"
         elif all(high < published.above for _, high in intervals):

@@ -48,7 +48,7 @@ class Scopes:
             labels: of the systems.
             pick: from means `[..., systems]` to the number `[...]`; of means over sets where pooled.
         """
-        every = {name: self.samples[name].means(labels) for name in self.samples if self.samples[name].count(labels)}
+        every = {name: _means(one, labels) for name, one in self.samples.items() if one.count(labels)}
         made = {
             name: _number(pick(means), pick(resampled), n=self.samples[name].count(labels))
             for name, (means, resampled) in every.items()
@@ -75,6 +75,7 @@ class Scopes:
             if found is None:
                 continue
             mean, resampled, count = found
+            resampled = _tested(self.samples[name], sides, resampled)
             made[name] = _number(mean, resampled, n=count) | _reached([sides])
             drawn += [resampled] if name in self.pooled else []
         every = [matched[name] for name in self.pooled if name in made]
@@ -104,6 +105,18 @@ def ahead(samples: SetSamples, sides: tuple[Side, Side]) -> tuple[float, Floats,
     means, resampled = samples.means(labels)
     weights = np.array([sides[0].weights.get(one, 0.0) - sides[1].weights.get(one, 0.0) for one in labels])
     return float(means @ weights), resampled @ weights, count
+
+
+def _means(samples: SetSamples, labels: Sequence[str]) -> tuple[Floats, Floats]:
+    """Means and their resamples, which are NaN for too few contexts."""
+    means, resampled = samples.means(labels)
+    return means, np.full_like(resampled, np.nan) if samples.few(labels) else resampled
+
+
+def _tested(samples: SetSamples, sides: tuple[Side, Side], resampled: Floats) -> Floats:
+    """Resamples of a difference, NaN for too few contexts."""
+    labels = [label for side in sides for label in side.weights]
+    return np.full_like(resampled, np.nan) if samples.few(labels) else resampled
 
 
 def own(means: Floats) -> Floats:
@@ -196,6 +209,7 @@ def selector_gains(
                 if sides is None or found is None:
                     continue
                 mean, draws, n = found
+                draws = _tested(samples, sides, draws)
                 resampled.append(draws)
                 about = {"size": str(one.size), "set": name, "ratio": sides[0].tokens / sides[0].kept}
                 about["spread"] = spread[name, label]

@@ -50,7 +50,7 @@ KEYS = {
     "nothing is kept), correct_only_ratio, of correct_tokens and correct_kept (the semi-dynamic paper's: the same over "
     "the answers that its substring accuracy counts as right), bytes_per_token (of the stored context; null where none "
     "is stored), headline (mean, low, high: 95% bootstrap interval), intervals (low and high of each measure beside "
-    "the headline, from the same resamples), retained (mean, low, high of the share of the ceiling's score, on common "
+    "the headline, drawn alike), retained (mean, low, high of the share of the ceiling's score, on common "
     "questions); pooled only for systems that have answered all they are asked",
     "lines.<name>": "labels of all fixed sizes of a system",
     "gaps": "where a system has not answered all that it is asked, is asked less than there is, or failed: label, set, "
@@ -60,8 +60,8 @@ KEYS = {
     "reached), a_of and b_of (labels; of two, the score is taken between them at the other side's ratio, by a straight "
     "line over log2 of the ratio, as their own ratios differ from it by more than 5%), and word: better or worse only "
     "if the interval leaves zero out, else level, or untested where there is no interval (null: fewer than 10 "
-    "contexts, or a number that is undefined in some resample); of a hundred pairs without a difference some five "
-    "leave it out by chance",
+    "contexts, of pooled numbers on any of the sets, or a number that is undefined in some resample); of a hundred "
+    "pairs without a difference some five leave it out by chance",
     "losses": "pairs in which a press is worse than a system that is none",
     "selector_gains": "by press: points (what its selector gained over its fixed ratios at the same mean ratio, and "
     "the spread, the standard deviation of the log2 ratios it came to), gain (mean of the points), slope (gain for "

@@ -12,6 +12,7 @@ from latentpress.evaluation.markdown import NONE, listed, table
 from latentpress.evaluation.metrics_file import NAME, write_metrics
 from latentpress.evaluation.report_results import against, losses, outcome, scope_tables, selectors
 from latentpress.evaluation.report_speed import speed_tables
+from latentpress.evaluation.resampling import LEAST, UNTESTED
 from latentpress.evaluation.scores import measure_title
 from latentpress.evaluation.sources import POOLED
 from latentpress.files import write_whole
@@ -110,7 +111,8 @@ def _reading(content: Mapping[str, Any]) -> str:
         "them is taken between two of its sizes, at the other's ratio, by a straight line over log2 of the ratio; "
         "where it has none on both sides, they are not compared. A selector is so compared with every other system, on "
         "each set at the ratio that it came to there.",
-        "In brackets: 95% bootstrap intervals. Scores are in points of a hundred. EM and F1 are SQuAD's official ones, "
+        f"In brackets: 95% bootstrap intervals; none below {LEAST} contexts (pooled: on any of the sets), where a "
+        f"difference is `{UNTESTED}`. Scores are in points of a hundred. EM and F1 are SQuAD's official ones, "
         "in Chinese CMRC's, by characters.",
         "Substring accuracy and correct-only ratio are the semi-dynamic paper's (arXiv 2603.25926): an answer is right "
         "if it appears in the output once all marks and spaces are gone, and the ratio is over such samples only. "

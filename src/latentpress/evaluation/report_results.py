@@ -7,6 +7,7 @@ from typing import Any
 
 from latentpress.evaluation.markdown import NONE, between, listed, points, ratio, table, verdict, with_interval
 from latentpress.evaluation.metrics_file import chief_scope, measure_name, ratio_key
+from latentpress.evaluation.resampling import UNTESTED
 from latentpress.evaluation.scores import measure_title
 from latentpress.evaluation.sources import POOLED
 from latentpress.evaluation.systems.readers import ZERO_SHOT
@@ -34,7 +35,8 @@ def outcome(content: Mapping[str, Any]) -> Iterator[str]:
             continue
         other = _system(content, b)
         twice = other["reader"] == ZERO_SHOT and other["name"] in trained
-        if other["kind"] != "press" and not other["sees_question"] and not twice:
+        told = number["word"] != UNTESTED and not twice
+        if told and other["kind"] != "press" and not other["sees_question"]:
             counted.setdefault(a, {}).setdefault(number["word"], []).append(b)
     presses = _ranked([label for label, one in systems.items() if one["kind"] == "press"], content, scope)
     rows = [
@@ -169,12 +171,14 @@ def against(content: Mapping[str, Any]) -> Iterator[str]:
     pairs = [_from_press(pair, first) for pair in content["pairs"] for first in ("a", "b")]
     pairs = [pair for pair in pairs if pair["a"] in order]
     pairs.sort(key=lambda pair: (order[pair["a"]], -pair["scopes"].get(scope, _NOTHING)["mean"]))
+    untested = any(number["word"] == UNTESTED for pair in pairs for number in pair["scopes"].values())
+    told = ["better", "level", "worse", *([UNTESTED] if untested else [])]
     for pair in pairs:
         words = {name: number["word"] for name, number in pair["scopes"].items() if name != POOLED}
         chief = pair["scopes"].get(scope)
         cells = [f"`{pair['a']}`", f"`{pair['b']}`", verdict(chief), f"{chief['n']:,}" if chief else NONE]
         cells += [_side(chief, 0), _side(chief, 1)]
-        by_word = ([name for name, each in words.items() if each == word] for word in ("better", "level", "worse"))
+        by_word = ([name for name, each in words.items() if each == word] for word in told)
         cells += [listed(_named(sets, content)) for sets in by_word]
         found.setdefault(systems[pair["a"]]["name"], []).append(cells)
     if found:
@@ -186,7 +190,7 @@ def against(content: Mapping[str, Any]) -> Iterator[str]:
         )
     for press, rows in found.items():
         yield f"### {press}"
-        yield table(["press", "to", "is", "n", "its ratio", "the other's", "better on", "level on", "worse on"], rows)
+        yield table(["press", "to", "is", "n", "its ratio", "the other's", *(f"{word} on" for word in told)], rows)
 
 
 def selectors(content: Mapping[str, Any]) -> Iterator[str]:

@@ -22,7 +22,7 @@ LEVEL = 0.95
 UNTESTED = "untested"
 """Word for a difference without an interval."""
 LEAST = 10
-"""Contexts below which there is no interval: resamples of so few say little of others, those of one nothing."""
+"""Contexts below which a score has no interval: resamples of so few say little of others, those of one nothing."""
 
 
 class SetSamples:
@@ -57,12 +57,15 @@ class SetSamples:
         """Questions that all of these systems answered."""
         return int(self._common(labels).sum()) if all(label in self._columns for label in labels) else 0
 
+    def few(self, labels: Sequence[str]) -> bool:
+        """Whether the questions that all of these systems answered are about fewer than `LEAST` contexts."""
+        return len(np.unique(self._groups[self._common(labels)])) < LEAST
+
     def means(self, labels: Sequence[str]) -> tuple[Floats, Floats]:
         """Means of systems over the questions that all of them answered, at least one.
 
         Returns:
-            Means `[systems]`, and those of each resample `[samples, systems]`; NaN if there are fewer than `LEAST`
-            contexts.
+            Means `[systems]`, and those of each resample `[samples, systems]`.
         """
         common = self._common(labels)
         key = np.packbits(common).tobytes()
@@ -94,7 +97,7 @@ class SetSamples:
             times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
             totals[start : start + rows] = times.astype(np.float64) @ sums
         resampled = totals[:, :-1] / totals[:, -1:]
-        resampled[:, unanswered[:-1] | (count < LEAST)] = np.nan
+        resampled[:, unanswered[:-1]] = np.nan
         return values.mean(0), resampled
 
 

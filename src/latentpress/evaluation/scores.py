@@ -135,7 +135,7 @@ def samples_of(
 ) -> dict[str, SetSamples]:
     """Resampled means of a measure (the headline's if None) by set, over the systems that answered its questions.
 
-    Resamples are the same for all measures.
+    Contexts are drawn alike for all measures, and are the same ones where every question has the measure.
     """
     made = {}
     for one in folder.sets:

@@ -142,8 +142,13 @@ def on_hub(name: str) -> bool:
 
 
 def known_names(data_dir: str | Path | None = None) -> tuple[str, ...]:
-    """Names that `find_source` takes: of the folder's files, then of MRQA's sets, then AdversarialQA."""
-    names = [] if data_dir is None else sorted(_stem(file) for file in _data_files(Path(data_dir)))
+    """Names that `find_source` takes: of the folder's files, then of MRQA's sets, then AdversarialQA.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    folder = _folder(data_dir)
+    names = [] if folder is None else sorted(_stem(file) for file in _data_files(folder))
     return tuple(dict.fromkeys([*names, *IN_DOMAIN, *OUT_OF_DOMAIN, _ADVERSARIAL]))
 
 
