@@ -30,7 +30,6 @@ from typing import Any, Literal
 
 from latentpress.errors import InputError
 from latentpress.evaluation import markdown
-from latentpress.evaluation.matching import TOLERANCE
 from latentpress.evaluation.metrics_file import NAME, read_metrics
 from latentpress.evaluation.published import CLAIMS, Published
 
@@ -241,11 +240,12 @@ def _of_selectors(comparisons: Mapping[str, Path]) -> Iterator[tuple[str, Measur
                 new = {
                     key: point
                     for key, point in points.items()
-                    if key not in gained and point["mean"] is not None and not _at_lowest(metrics, one["press"], point)
+                    if key not in gained and point["mean"] is not None and not point["at_lowest"]
                 }
                 gained |= new.keys()
                 if new:
-                    gain = one["gain"] if len(new) == len(one["points"]) else _mean(new.values())
+                    above = [point for point in one["points"] if not point["at_lowest"]]
+                    gain = one["gain"] if len(new) == len(above) else _mean(new.values())
                     of = f"{len(new)} of {len(one['points'])} sizes and sets"
                     yield "semi-dynamic-over-fixed", _measured(gain, "points", f"{source}, {of}")
                 slope = one["slope"]
@@ -260,17 +260,6 @@ def _identity(metrics: Mapping[str, Any], press: str, point: Mapping[str, Any]) 
     (system,) = [one for one in metrics["systems"].values() if (one["kind"], one["name"], one["size"]) == asked]
     protocol, digest = metrics["protocol"]["name"], metrics["sets"][point["set"]]["digest"]
     return json.dumps([system["identity"], point["size"], protocol, digest], sort_keys=True)
-
-
-def _at_lowest(metrics: Mapping[str, Any], press: str, point: Mapping[str, Any]) -> bool:
-    """Whether a selector came to the lowest ratio of the press, where the paper claims nothing.
-
-    The file has no candidates of the selector; the lowest fixed size on the same set stands for the lowest of them.
-    """
-    fixed = [metrics["systems"][label]["scopes"].get(point["set"]) for label in metrics["lines"][press]]
-    lowest: float = min(one["ratio"] for one in fixed if one is not None and one["ratio"] is not None)
-    reached: float = point["ratio"]
-    return reached <= TOLERANCE * lowest
 
 
 def _mean(points: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:

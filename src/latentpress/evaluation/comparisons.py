@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from latentpress.evaluation.matching import Side, Sizes, candidates, line_name, lines_of
+from latentpress.evaluation.matching import TOLERANCE, Side, Sizes, candidates, line_name, lines_of
 from latentpress.evaluation.resampling import Floats, SetSamples, interval, word
 from latentpress.evaluation.results import Described
 from latentpress.evaluation.sources import POOLED
@@ -193,8 +193,9 @@ def selector_gains(
 
     Returns:
         For each press that was asked for a selector's sizes and for fixed ones: `press`, `points` (each with `size`,
-        `set`, `ratio`, `spread` and the gain), `gain`, their mean, and `slope`, what is gained for each octave of
-        spread by least squares, null for fewer than three points.
+        `set`, `ratio`, `spread`, the gain, and `at_lowest`: the ratio is within 5% of the press's lowest fixed one
+        there, and nothing can be gained), and of the points that are not `at_lowest` `gain`, their mean, null if there
+        is none, and `slope`, what is gained for each octave of spread by least squares, null for fewer than three.
     """
     made = []
     lines = lines_of(systems)
@@ -211,21 +212,36 @@ def selector_gains(
                 mean, draws, n = found
                 draws = _tested(samples, sides, draws)
                 resampled.append(draws)
-                about = {"size": str(one.size), "set": name, "ratio": sides[0].tokens / sides[0].kept}
+                reached = sides[0].tokens / sides[0].kept
+                about: Number = {"size": str(one.size), "set": name, "ratio": reached}
                 about["spread"] = spread[name, label]
+                lowest = min(fixed.tokens / fixed.kept for fixed in _fixed(sizes, name, lines[line_name(one)]))
+                about["at_lowest"] = reached <= TOLERANCE * lowest
                 points.append(about | _number(mean, draws, n=n))
         if points:
-            gain = np.mean([point["mean"] for point in points])
-            total = _number(gain, np.mean(resampled, 0), n=len(points))
-            made.append({"press": press, "points": points, "gain": total, "slope": _slope(points, resampled)})
+            above = [i for i, point in enumerate(points) if not point["at_lowest"]]
+            told, drawn = [points[i] for i in above], [resampled[i] for i in above]
+            gain = None
+            if told:
+                gain = _number(np.mean([point["mean"] for point in told]), np.mean(drawn, 0), n=len(told))
+            made.append({"press": press, "points": points, "gain": gain, "slope": _slope(told, drawn)})
     return made
+
+
+def _fixed(sizes: Sizes, name: str, labels: Sequence[str]) -> Iterator[Side]:
+    """The fixed sizes of a system on a set, those that kept anything."""
+    for label in labels:
+        if sizes.has(name, label) and (side := sizes.side(name, label)).kept:
+            yield side
 
 
 def _slope(points: Sequence[Mapping[str, Any]], resampled: Sequence[Floats]) -> Number | None:
     """Gain for each octave of spread, a straight line through the points."""
+    if len(points) < _LEAST_POINTS:
+        return None
     spread = np.array([point["spread"] for point in points])
     centred = spread - spread.mean()
-    if len(points) < _LEAST_POINTS or not np.isfinite(centred).all() or not centred.any():
+    if not np.isfinite(centred).all() or not centred.any():
         return None
     weights = centred / (centred @ centred)
     gains = np.array([point["mean"] for point in points])

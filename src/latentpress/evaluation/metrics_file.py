@@ -29,7 +29,7 @@ from latentpress.evaluation.scores import (
 from latentpress.evaluation.sources import POOLED
 from latentpress.files import write_whole
 
-FORMAT = 2
+FORMAT = 3
 """Of the file."""
 NAME = "metrics.json"
 """Of the file, in the folder."""
@@ -64,8 +64,9 @@ KEYS = {
     "pairs without a difference some five leave it out by chance",
     "losses": "pairs in which a press is worse than a system that is none",
     "selector_gains": "by press: points (what its selector gained over its fixed ratios at the same mean ratio, and "
-    "the spread, the standard deviation of the log2 ratios it came to), gain (mean of the points), slope (gain for "
-    "each octave of spread)",
+    "the spread, the standard deviation of the log2 ratios it came to; at_lowest: within 5% of the lowest fixed ratio, "
+    "where nothing can be gained), gain (mean of the points that are not at_lowest, null if none is), slope (their "
+    "gain for each octave of spread)",
     "speed.lengths.<tokens>.<label>": "kept, rounds, peak_bytes, peak_ratio; compress, first_token, total (from the "
     "text on), stored_first_token, stored_total (from the question on): seconds, and the ratio to the reference's "
     "first_token (for first tokens) or total (for the others), each the median, lowest and highest of the rounds; "

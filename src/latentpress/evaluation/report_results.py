@@ -210,7 +210,13 @@ def selectors(content: Mapping[str, Any]) -> Iterator[str]:
         ]
         yield f"### {one['press']}"
         yield table(["size", "set", "ratio", "spread", "gain (95%)"], rows)
-        yield f"On average {_signed(one['gain'])}."
+        lowest = sum(point["at_lowest"] for point in one["points"])
+        away = (
+            f" without {lowest} of {len(rows)}, at the lowest fixed ratio, where nothing can be gained"
+            if lowest
+            else ""
+        )
+        yield f"On average{away}: {_signed(one['gain'])}." if one["gain"] else f"No average{away}."
         if one["slope"]:
             yield f"For each octave of spread the gain is larger by {_signed(one['slope'])}."
 
