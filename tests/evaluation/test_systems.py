@@ -276,7 +276,7 @@ def test_names_give_systems_with_the_sizes_and_readers_asked_for(made: Any) -> N
         "none-tuned",
         "bm25-sentences-x4-zero-shot",
     ]
-    assert notes == ["none with the reader 'prompt-tuned': no such reader was given"]
+    assert notes == ["none with the reader 'prompt-tuned': no such reader was given (--prompt-tuned PRESS names one)"]
 
 
 def test_without_sizes_the_default_ones_that_fit_are_taken(made: Any) -> None:
@@ -291,7 +291,7 @@ def test_without_sizes_the_default_ones_that_fit_are_taken(made: Any) -> None:
 def test_a_family_takes_the_readers_that_there_are(made: Any) -> None:
     systems, notes = made("head@4", readers={})
     assert labels(systems) == ["head-x4-zero-shot"]
-    assert notes == ["head with the reader 'tuned': no such reader was given"]
+    assert notes == ["head with the reader 'tuned': no such reader was given (--reader PRESS names one)"]
 
 
 def test_two_presses_of_one_name_need_names_of_their_own(made: Any) -> None:

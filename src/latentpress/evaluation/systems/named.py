@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from latentpress.press import Press
 
 _TRAINED_BY = {"reader": "tuned", "prompt-tuning": "prompt-tuned"}  # readers by the recipes that train them
+_OPTIONS = {"tuned": "--reader", "prompt-tuned": "--prompt-tuned"}
 _FOCUS = re.compile(r"(.+?):focus(\d+)(@[^@]*)?")
 _OF_PRESSES = "only a press has lengths, or a selector that chooses"
 
@@ -203,7 +204,7 @@ def _readers(family: Family, asked: str | None, setup: Setup, notes: list[str]) 
     there = ("zero-shot", *setup.readers)
     if asked is None:
         notes += [
-            f"{family.name} with the reader {reader!r}: no such reader was given"
+            f"{family.name} with the reader {reader!r}: no such reader was given ({_OPTIONS[reader]} PRESS names one)"
             for reader in family.readers
             if reader not in there
         ]
