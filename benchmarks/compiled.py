@@ -25,7 +25,7 @@ import torch
 
 import latentpress
 from benchmarks.documents import nearest_ratio
-from benchmarks.training import drawn_examples, packed_loss
+from benchmarks.training import PACKED, examples_of, step
 from latentpress.compressors import Ratio
 from latentpress.data.rows import Example
 from latentpress.evaluation.origin import processor
@@ -47,7 +47,7 @@ def compile_networks(press: Press, backend: str = "inductor") -> int:
 
 def rows_of(press: Press, count: int) -> list[list[Example]]:
     """Steps of one to three contexts with up to five questions each."""
-    examples = drawn_examples(press.base.tokenizer, press.config, 2 * count)
+    examples = examples_of(press, 2 * count)
     steps, at = [], 0
     for place in range(count):
         steps.append(examples[at : at + 1 + place % 3])
@@ -55,18 +55,10 @@ def rows_of(press: Press, count: int) -> list[list[Example]]:
     return steps
 
 
-def step(press: Press, examples: Sequence[Example], ratio: int) -> float:
-    """One forward and backward pass; returns the loss, nats a token."""
-    loss = packed_loss(press.model, examples, Ratio(ratio)) / sum(one.labels for one in examples)
-    loss.backward()
-    press.model.zero_grad(set_to_none=True)
-    return float(loss.detach())
-
-
 def measure(name: str, *, steps: int, rounds: int, backend: str = "inductor") -> dict[str, Any]:
     """Times the same steps of two copies of a press, one of them compiled, in turn."""
     presses = {side: latentpress.load(name, device="cpu", merge=False) for side in (PLAIN, COMPILED)}
-    ratio = nearest_ratio(presses[PLAIN], 4)
+    size = Ratio(nearest_ratio(presses[PLAIN], 4))
     rows = rows_of(presses[PLAIN], steps)
     for press in presses.values():
         press.model.train()
@@ -74,7 +66,7 @@ def measure(name: str, *, steps: int, rounds: int, backend: str = "inductor") ->
     losses: dict[str, list[float]] = {}
 
     def all_steps(side: str) -> None:
-        losses[side] = [step(presses[side], examples, ratio) for examples in rows]
+        losses[side] = [step(presses[side].model, PACKED, examples, size) for examples in rows]
 
     all_steps(PLAIN)
     begun = time.perf_counter()

@@ -6,6 +6,7 @@ numbers, and each set is resampled by itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +37,6 @@ class Scopes:
     """Sets whose headline measure is the same; fewer than two pool nothing."""
     incomplete: Collection[str] = ()
     """Labels of systems that have not answered all that they are asked; pooled numbers leave them out."""
-
-    def has(self, label: str) -> bool:
-        """Whether a system answered anything."""
-        return any(one.count([label]) for one in self.samples.values())
 
     def numbers(self, labels: Sequence[str], pick: Pick) -> dict[str, Number]:
         """A number of some systems on each set that all of them answered, and `pooled` where they answered all sets.
@@ -212,11 +209,10 @@ def selector_gains(
                 mean, draws, n = found
                 draws = _tested(samples, sides, draws)
                 resampled.append(draws)
-                reached = sides[0].tokens / sides[0].kept
-                about: Number = {"size": str(one.size), "set": name, "ratio": reached}
+                about: Number = {"size": str(one.size), "set": name, "ratio": sides[0].tokens / sides[0].kept}
                 about["spread"] = spread[name, label]
-                lowest = min(fixed.tokens / fixed.kept for fixed in _fixed(sizes, name, lines[line_name(one)]))
-                about["at_lowest"] = reached <= TOLERANCE * lowest
+                away = sizes.octaves(name, label, lines[line_name(one)])
+                about["at_lowest"] = min(away.values()) >= -math.log2(TOLERANCE)
                 points.append(about | _number(mean, draws, n=n))
         if points:
             above = [i for i, point in enumerate(points) if not point["at_lowest"]]
@@ -226,13 +222,6 @@ def selector_gains(
                 gain = _number(np.mean([point["mean"] for point in told]), np.mean(drawn, 0), n=len(told))
             made.append({"press": press, "points": points, "gain": gain, "slope": _slope(told, drawn)})
     return made
-
-
-def _fixed(sizes: Sizes, name: str, labels: Sequence[str]) -> Iterator[Side]:
-    """The fixed sizes of a system on a set, those that kept anything."""
-    for label in labels:
-        if sizes.has(name, label) and (side := sizes.side(name, label)).kept:
-            yield side
 
 
 def _slope(points: Sequence[Mapping[str, Any]], resampled: Sequence[Floats]) -> Number | None:

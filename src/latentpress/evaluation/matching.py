@@ -47,10 +47,6 @@ class Sizes:
             key: (found.tokens, found.kept) for key, found in scored.items()
         }
 
-    def has(self, name: str, label: str) -> bool:
-        """Whether a system answered anything of a set."""
-        return (name, label) in self._sizes
-
     def side(self, name: str, label: str, beside: Sequence[str] = ()) -> Side:
         """A system on the questions of a set that it and others answered."""
         tokens, kept = self._sizes[name, label]

@@ -247,7 +247,7 @@ def _scopes(
         made[POOLED] = _pooled([made[name] for name in scopes.pooled])
     ceiling = ceiling_of(systems)
     retained = scopes.numbers([label, ceiling], share) if ceiling else {}
-    others = {measure: each.numbers([label], own) for measure, each in beside.items() if each.has(label)}
+    others = {measure: each.numbers([label], own) for measure, each in beside.items()}
     for name, row in made.items():
         row["headline"] = headlines[name]
         row["retained"] = retained.get(name)
