@@ -72,7 +72,7 @@ class Scopes:
             if found is None:
                 continue
             mean, resampled, count = found
-            resampled = _tested(self.samples[name], sides, resampled)
+            resampled = _tested(self.samples[name], _labels(sides), resampled)
             made[name] = _number(mean, resampled, n=count) | _reached([sides])
             drawn += [resampled] if name in self.pooled else []
         every = [matched[name] for name in self.pooled if name in made]
@@ -95,7 +95,7 @@ def ahead(samples: SetSamples, sides: tuple[Side, Side]) -> tuple[float, Floats,
         The difference, that of each resample, and the number of questions that all systems of both sides answered;
         None where there is no such question.
     """
-    labels = list(dict.fromkeys(label for side in sides for label in side.weights))
+    labels = _labels(sides)
     count = samples.count(labels)
     if not count:
         return None
@@ -104,15 +104,19 @@ def ahead(samples: SetSamples, sides: tuple[Side, Side]) -> tuple[float, Floats,
     return float(means @ weights), resampled @ weights, count
 
 
+def _labels(sides: Sequence[Side]) -> list[str]:
+    """Systems that sides are made of, each once."""
+    return list(dict.fromkeys(label for side in sides for label in side.weights))
+
+
 def _means(samples: SetSamples, labels: Sequence[str]) -> tuple[Floats, Floats]:
-    """Means and their resamples, which are NaN for too few contexts."""
+    """Means and their resamples, as `_tested` leaves them."""
     means, resampled = samples.means(labels)
-    return means, np.full_like(resampled, np.nan) if samples.few(labels) else resampled
+    return means, _tested(samples, labels, resampled)
 
 
-def _tested(samples: SetSamples, sides: tuple[Side, Side], resampled: Floats) -> Floats:
-    """Resamples of a difference, NaN for too few contexts."""
-    labels = [label for side in sides for label in side.weights]
+def _tested(samples: SetSamples, labels: Sequence[str], resampled: Floats) -> Floats:
+    """Resamples of a number of some systems, NaN for too few contexts."""
     return np.full_like(resampled, np.nan) if samples.few(labels) else resampled
 
 
@@ -207,7 +211,7 @@ def selector_gains(
                 if sides is None or found is None:
                     continue
                 mean, draws, n = found
-                draws = _tested(samples, sides, draws)
+                draws = _tested(samples, _labels(sides), draws)
                 resampled.append(draws)
                 about: Number = {"size": str(one.size), "set": name, "ratio": sides[0].tokens / sides[0].kept}
                 about["spread"] = spread[name, label]
@@ -242,7 +246,7 @@ def _reached(every: Sequence[tuple[Side, Side]]) -> Number:
     of: list[list[str]] = []
     ratios = []
     for sides in zip(*every, strict=True):
-        of.append(list(dict.fromkeys(label for side in sides for label in side.weights)))
+        of.append(_labels(sides))
         tokens, kept = sum(side.tokens for side in sides), sum(side.kept for side in sides)
         ratios.append(tokens / kept if kept else float("nan"))
     return {"a_of": of[0], "b_of": of[1], "ratios": ratios}
